@@ -1,0 +1,4 @@
+//! killick: pods for people.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! An OCI configuration becomes a process.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Images: import, unpack, tags, garbage.
+#![forbid(unsafe_code)]

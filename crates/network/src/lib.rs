@@ -1,0 +1,2 @@
+//! A pod's network: the built-in bridge.
+#![forbid(unsafe_code)]

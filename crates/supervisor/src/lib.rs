@@ -1,0 +1,2 @@
+//! Makes one pod true on this host.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The Linux kernel in safe words.
+#![deny(unsafe_code)]

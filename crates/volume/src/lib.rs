@@ -1,0 +1,2 @@
+//! A pod's volumes on disk.
+#![forbid(unsafe_code)]
