@@ -1,2 +1,7 @@
 //! The Linux kernel in safe words.
 #![deny(unsafe_code)]
+
+pub mod bpf;
+pub mod caps;
+pub mod cgroup;
+pub mod seccomp;
