@@ -57,7 +57,8 @@ pub fn send_message(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]
         match sent {
             Err(Errno::EINTR) => continue,
             other => {
-                return other.call(|| format!("sendmsg({}, {} bytes, {} fds)", describe(socket), bytes.len(), fds.len()));
+                return other
+                    .call(|| format!("sendmsg({}, {} bytes, {} fds)", describe(socket), bytes.len(), fds.len()));
             }
         }
     }

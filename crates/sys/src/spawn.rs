@@ -29,8 +29,13 @@ pub(crate) struct Birth<'a> {
 
 pub(crate) enum Born {
     /// `in_cgroup`: CLONE_INTO_CGROUP was asked for and done.
-    Parent { child: PidFd, in_cgroup: bool },
-    Child { in_cgroup: bool },
+    Parent {
+        child: PidFd,
+        in_cgroup: bool,
+    },
+    Child {
+        in_cgroup: bool,
+    },
 }
 
 /// A copy of this process. Both return; the child has every signal blocked, so that no handler of ours runs there.
