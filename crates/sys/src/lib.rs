@@ -1,2 +1,5 @@
 //! The Linux kernel in safe words.
 #![deny(unsafe_code)]
+
+pub mod seqpacket;
+pub mod tty;
