@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::ProbeKind;
+use crate::spec::{Pod, ProbeKind};
 
 /// Index into the pod's containers: init containers first (`Init(i)`), then regular ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,7 +35,8 @@ pub enum Event {
         attempt: u32,
         message: String,
     },
-    /// Pause died without having been asked to.
+    /// Pause died without having been asked to. When exits of containers wait at the same moment, this comes first:
+    /// otherwise the machine starts containers in a sandbox that is gone.
     SandboxLost {
         attempt: u32,
     },
@@ -71,10 +72,15 @@ pub enum Event {
         outcome: Outcome,
     },
     /// Answers `RunHook`.
+    /// `Err` holds the whole text that a status shows (`Exec lifecycle hook ([…]) for Container "web" in Pod …`).
     HookDone {
         attempt: Attempt,
         hook: Hook,
         result: Result<(), String>,
+    },
+    /// `killick apply` of a changed manifest that `apply::compare` allowed. A container with a new image is restarted.
+    Updated {
+        pod: Box<Pod>,
     },
     /// `killick delete`. A later one can only shorten the grace.
     StopRequested {
@@ -89,11 +95,13 @@ pub enum Event {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum StartFailure {
-    /// Policy Never, or nothing to pull from: the image is not here.
+    /// Policy Never and the image is not here.
     ImageNeverPull,
+    /// The image is not here and could not be pulled (in standalone mode: there is nothing to pull from).
     ImagePull {
         message: String,
     },
+    /// `couldn't parse image name "X": invalid reference format`
     InvalidImageName {
         message: String,
     },
@@ -108,9 +116,6 @@ pub enum StartFailure {
     Run {
         message: String,
         exit_code: i32,
-    },
-    PostStartHook {
-        message: String,
     },
 }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod event;
+pub mod machine;
 pub mod spec;
 pub mod status;
 pub mod time;

@@ -3,3 +3,7 @@
 
 pub mod seqpacket;
 pub mod tty;
+pub mod bpf;
+pub mod caps;
+pub mod cgroup;
+pub mod seccomp;
