@@ -1,9 +1,9 @@
 //! The Linux kernel in safe words.
 #![deny(unsafe_code)]
 
-pub mod seqpacket;
-pub mod tty;
 pub mod bpf;
 pub mod caps;
 pub mod cgroup;
 pub mod seccomp;
+pub mod seqpacket;
+pub mod tty;
