@@ -11,5 +11,7 @@ pub mod ns;
 pub mod path;
 pub mod pidfd;
 pub mod seccomp;
+pub mod seqpacket;
 pub mod signal;
 pub mod spawn;
+pub mod tty;
