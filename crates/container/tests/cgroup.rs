@@ -1,5 +1,6 @@
 //! Cgroups against this host's kernel: made, entered, killed, counted, removed. Needs root.
 #![allow(clippy::disallowed_methods, reason = "tests start processes that are put into cgroups")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
