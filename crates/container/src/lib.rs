@@ -1,6 +1,8 @@
 //! An OCI configuration becomes a process.
 #![forbid(unsafe_code)]
 
+pub mod caps;
 pub mod cgroup;
 pub mod devices;
 pub mod resources;
+pub mod seccomp;
