@@ -5,3 +5,5 @@ pub mod bpf;
 pub mod caps;
 pub mod cgroup;
 pub mod seccomp;
+pub mod tree;
+pub mod xattr;
