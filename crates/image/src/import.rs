@@ -268,8 +268,8 @@ impl<'a> Ready<'a> {
         let mut layers = Vec::new();
         for (record, place) in self.layers.into_iter().filter_map(|layer| layer.place) {
             let (from, to) = (work.layers().join(&record.dir), store.layers().join(&record.dir));
-            // Another image of this archive may have moved it already.
-            if place == Place::Work && !undo.paths.contains(&to) {
+            // Another image of this archive, or another import, may have brought it already.
+            if place == Place::Work && !undo.paths.contains(&to) && present(store, index, &record.dir).is_none() {
                 fs::rename(&from, &to).map_err(|error| store.disk(error, &format!("rename to {}", to.display())))?;
                 undo.paths.push(to);
             }

@@ -1,5 +1,6 @@
 //! Archives as tests need them: honest ones, and ones that no honest writer makes.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{Cursor, Write};
 
