@@ -1,2 +1,15 @@
 //! Images: import, unpack, tags, garbage.
+//!
+//! Knows archives and the store's directory; must not know pods' lives, mounts or registries.
 #![forbid(unsafe_code)]
+
+mod config;
+mod digest;
+mod error;
+pub mod reference;
+mod store;
+
+pub use config::ImageConfig;
+pub use error::Error;
+pub use reference::Reference;
+pub use store::{Image, Imported, Limits, Listed, Removed, Store, User};

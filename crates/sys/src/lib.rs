@@ -1,2 +1,17 @@
 //! The Linux kernel in safe words.
 #![deny(unsafe_code)]
+
+pub mod bpf;
+pub mod caps;
+pub mod cgroup;
+pub mod error;
+pub mod fd;
+pub mod mount;
+pub mod ns;
+pub mod path;
+pub mod pidfd;
+pub mod seccomp;
+pub mod seqpacket;
+pub mod signal;
+pub mod spawn;
+pub mod tty;

@@ -1,0 +1,71 @@
+//! seccomp(2): a finished classic BPF program, and the one call that loads it.
+//!
+//! Compiling a profile to the program is the business of `container::seccomp`.
+#![allow(unsafe_code)]
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// One classic BPF instruction (`struct sock_filter`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Insn {
+    pub code: u16,
+    pub jt: u8,
+    pub jf: u8,
+    pub k: u32,
+}
+
+/// `BPF_MAXINSNS`: the kernel takes no longer program.
+pub const INSNS_MAX: usize = 4096;
+
+pub const FLAG_TSYNC: u32 = 1;
+pub const FLAG_LOG: u32 = 1 << 1;
+pub const FLAG_SPEC_ALLOW: u32 = 1 << 2;
+pub const FLAG_NEW_LISTENER: u32 = 1 << 3;
+pub const FLAG_TSYNC_ESRCH: u32 = 1 << 4;
+pub const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
+
+/// A compiled filter. `load()` is one system call and allocates nothing: it is the child's last step before execve.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Filter {
+    pub program: Vec<Insn>,
+    pub flags: u32,
+}
+
+impl Filter {
+    /// Loads the filter for this thread, for good. Needs no_new_privs or CAP_SYS_ADMIN in its user namespace.
+    ///
+    /// Without flags by prctl, which every kernel since 3.5 has; a flag needs seccomp(2) (3.17).
+    pub fn load(&self) -> Result<(), Errno> {
+        let len = u16::try_from(self.program.len()).map_err(|_| Errno::EINVAL)?;
+        let program = libc::sock_fprog { len, filter: self.program.as_ptr().cast_mut().cast() };
+        let loaded = if self.flags == 0 {
+            // SAFETY: the program outlives the call; the kernel copies and checks it, and only reads.
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) }.into()
+        } else {
+            // SAFETY: as above.
+            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, self.flags, &program) }
+        };
+        Errno::result(loaded).map(drop)
+    }
+}
+
+/// Whether this kernel takes a filter flag: a null program is EFAULT when the flag is known, EINVAL when not.
+pub fn flag_is_supported(flag: u32) -> bool {
+    let none = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: with a null program the call always fails and changes nothing.
+    let asked = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flag, none) };
+    Errno::result(asked) == Err(Errno::EFAULT)
+}
+
+/// Whether this kernel knows a return action (`SECCOMP_GET_ACTION_AVAIL`, 4.14). Before that kernels knew just
+/// KILL_THREAD, TRAP, ERRNO, TRACE and ALLOW.
+pub fn action_is_supported(action: u32) -> bool {
+    let basic = [0x0000_0000, 0x0003_0000, 0x0005_0000, 0x7ff0_0000, 0x7fff_0000];
+    // SAFETY: reads the one integer that it is given.
+    let asked = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &action) };
+    Errno::result(asked).is_ok() || basic.contains(&action)
+}
+
+const _: () = assert!(size_of::<Insn>() == size_of::<libc::sock_filter>());

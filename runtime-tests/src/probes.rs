@@ -1,0 +1,153 @@
+//! Each result of each handler, seen from outside; Unknown is visible and changes nothing.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::world::{INSIDE_MOUNT, NGINX, World, squeezed};
+use crate::{Test, ensure, test};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        test("a_liveness_command_that_is_not_there_is_unknown_for_60_s", unknown_exec),
+        test("an_exec_probe_that_hangs_fails_and_its_whole_process_tree_is_killed", exec_timeout),
+        test("success_and_failure_of_each_handler_are_seen_inside_the_pod", each_handler),
+        test("a_network_probe_spoiled_by_our_own_lateness_is_unknown", late_is_unknown),
+        test("a_listener_on_the_pods_loopback_is_reached_by_host_127_0_0_1", loopback),
+        test("exec_probes_leave_no_process_and_no_descriptor_behind", exec_leaks_nothing),
+    ]
+}
+
+fn unknown_exec(world: &World) -> Result<(), String> {
+    let yaml = world.busybox(
+        "unknown-exec",
+        "exec sleep 600",
+        "livenessProbe:\n  exec: {command: [/nosuch]}\n  periodSeconds: 5\nreadinessProbe:\n  exec: {command: [\"true\"]}\n  periodSeconds: 2",
+    );
+    let pod = world.apply("unknown-exec", &yaml)?;
+    pod.wait(10, "ready", |pod| pod.ready())?;
+    pod.wait_event(15, "Warning Unhealthy")?;
+    pod.wait_event(5, "Liveness probe errored and resulted in unknown state:")?;
+    std::thread::sleep(Duration::from_secs(50));
+    ensure!(pod.restarts()? == 0, "Unknown restarted the container:\n{}", pod.describe()?);
+    ensure!(pod.ready()?, "Unknown changed readiness");
+    Ok(())
+}
+
+fn exec_timeout(world: &World) -> Result<(), String> {
+    let yaml = world.busybox(
+        "exec-timeout",
+        "exec sleep 600",
+        &format!("{INSIDE_MOUNT}\nreadinessProbe:\n  exec: {{command: [/inside, escape]}}\n  periodSeconds: 3\n  timeoutSeconds: 1"),
+    ) + &world.inside_volume();
+    let pod = world.apply("exec-timeout", &yaml)?;
+    pod.wait_event(15, "Readiness probe failed: command timed out: \"/inside escape\" timed out after 1s")?;
+    // Between two attempts nothing of the tree is there: not the command, not what it forked and set loose.
+    pod.wait(10, "no process of the hung probe", |pod| Ok(!pod.shell("ps")?.contains("/inside escape")))?;
+    ensure!(!pod.ready()?, "a hanging readiness probe counts as success");
+    Ok(())
+}
+
+fn each_handler(world: &World) -> Result<(), String> {
+    let probe = |handler: &str| format!("readinessProbe:\n      {handler}\n      periodSeconds: 1");
+    let container = |name: &str, handler: &str| {
+        format!(
+            "  - name: {name}\n    image: {}\n    command: [sh, -c, exec sleep 600]\n    {}\n",
+            crate::world::BUSYBOX,
+            probe(handler)
+        )
+    };
+    let mut yaml = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: each-handler}}\nspec:\n  terminationGracePeriodSeconds: 2\n  containers:\n  - name: web\n    image: {NGINX}\n"
+    );
+    for (name, handler) in [
+        ("exec-ok", "exec: {command: [\"true\"]}"),
+        ("exec-fails", "exec: {command: [sh, -c, 'echo broken; exit 3']}"),
+        ("tcp-ok", "tcpSocket: {port: 80}"),
+        ("tcp-fails", "tcpSocket: {port: 81}"),
+        ("http-ok", "httpGet: {port: 80, path: /index.html}"),
+        ("http-fails", "httpGet: {port: 80, path: /absent}"),
+    ] {
+        yaml += &container(name, handler);
+    }
+    let pod = world.apply("each-handler", &yaml)?;
+    pod.wait(20, "the three that pass are ready", |pod| {
+        let object = pod.object()?;
+        let statuses =
+            object.pointer("/status/containerStatuses").and_then(|list| list.as_array()).cloned().unwrap_or_default();
+        let ready = |name: &str| statuses.iter().any(|status| status["name"] == name && status["ready"] == true);
+        Ok(ready("web")
+            && ready("exec-ok")
+            && ready("tcp-ok")
+            && ready("http-ok")
+            && !ready("exec-fails")
+            && !ready("tcp-fails")
+            && !ready("http-fails"))
+    })?;
+    let events = squeezed(&pod.describe()?);
+    for text in [
+        "Readiness probe failed: broken",
+        ":81: connect: connection refused",
+        "Readiness probe failed: HTTP probe failed with statuscode: 404",
+    ] {
+        ensure!(events.contains(text), "no {text:?} in\n{events}");
+    }
+    ensure!(pod.row()?[1] == "4/7", "{:?}", pod.row()?);
+    Ok(())
+}
+
+/// The shim is stopped for longer than the timeout: the attempts that were due are Unknown, not failures.
+fn late_is_unknown(world: &World) -> Result<(), String> {
+    let yaml = world.busybox(
+        "late",
+        "exec busybox httpd -f -p 80 -h /etc",
+        "livenessProbe:\n  httpGet: {port: 80, path: /passwd}\n  periodSeconds: 1\n  failureThreshold: 1\nreadinessProbe:\n  tcpSocket: {port: 80}\n  periodSeconds: 1\n  failureThreshold: 1",
+    );
+    let pod = world.apply("late", &yaml)?;
+    pod.wait(15, "ready", |pod| pod.ready())?;
+    let shim = Pid::from_raw(pod.shim_pid()? as i32);
+    for _ in 0..3 {
+        kill(shim, Signal::SIGSTOP).map_err(|errno| format!("SIGSTOP: {errno}"))?;
+        std::thread::sleep(Duration::from_millis(2500));
+        kill(shim, Signal::SIGCONT).map_err(|errno| format!("SIGCONT: {errno}"))?;
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+    ensure!(pod.restarts()? == 0, "our own lateness killed a healthy container:\n{}", pod.describe()?);
+    ensure!(pod.ready()?, "our own lateness changed readiness");
+    let events = pod.describe()?;
+    ensure!(events.contains("probe errored and resulted in unknown state"), "Unknown is not shown:\n{events}");
+    Ok(())
+}
+
+fn loopback(world: &World) -> Result<(), String> {
+    let yaml = world.busybox(
+        "loopback",
+        "exec busybox httpd -f -p 127.0.0.1:8081 -h /etc",
+        "readinessProbe:\n  httpGet: {host: 127.0.0.1, port: 8081, path: /passwd}\n  periodSeconds: 1",
+    );
+    let pod = world.apply("loopback", &yaml)?;
+    pod.wait(15, "ready", |pod| pod.ready())
+}
+
+fn exec_leaks_nothing(world: &World) -> Result<(), String> {
+    let yaml = world.busybox(
+        "exec-leaks",
+        "exec sleep 600",
+        "readinessProbe:\n  exec: {command: [sh, -c, 'sleep 0.05 & exit 0']}\n  periodSeconds: 1",
+    );
+    let pod = world.apply("exec-leaks", &yaml)?;
+    pod.wait(10, "ready", |pod| pod.ready())?;
+    let shim = pod.shim_pid()?;
+    let descriptors = || std::fs::read_dir(format!("/proc/{shim}/fd")).map(Iterator::count).unwrap_or(0);
+    std::thread::sleep(Duration::from_secs(2));
+    let before = descriptors();
+    std::thread::sleep(Duration::from_secs(10));
+    let after = descriptors();
+    ensure!(after <= before + 3, "{before} descriptors became {after}");
+    let status = std::fs::read_to_string(format!("/proc/{shim}/status")).map_err(|error| error.to_string())?;
+    ensure!(status.contains("Threads:\t1\n"), "the shim has more than one thread:\n{status}");
+    let children = std::fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
+    ensure!(children.split_whitespace().count() <= 4, "children of the shim: {children}");
+    Ok(())
+}
