@@ -318,6 +318,8 @@ struct Keep {
     socket: i32,
     /// A shim has said HELLO at least once.
     greeted: bool,
+    /// READY is still open.
+    waited_for: bool,
 }
 
 fn keep(dir: *const u8, shim: *const u8, envp: *const *const u8) -> ! {
@@ -348,6 +350,7 @@ fn keep(dir: *const u8, shim: *const u8, envp: *const *const u8) -> ! {
         addr_of_mut!((*keep).shim_pid).write(0);
         addr_of_mut!((*keep).socket).write(-1);
         addr_of_mut!((*keep).greeted).write(false);
+        addr_of_mut!((*keep).waited_for).write(true);
         &mut *keep
     };
     if !join(&mut keep.exits_path, dir, b"/exits\0") || !join(&mut keep.exits_old_path, dir, b"/exits.old\0") {
@@ -371,8 +374,11 @@ impl Keep {
         loop {
             let started = now_seconds();
             self.start();
-            // The one who waits for the first shim learns of its death by the pipe's end.
-            close(READY as i32);
+            // The one who waits for the first shim learns of its death by the pipe's end. Once: the number is used again.
+            if self.waited_for {
+                close(READY as i32);
+                self.waited_for = false;
+            }
             let status = self.serve(u64::MAX);
             if status == 0 {
                 exit(0);
@@ -415,8 +421,10 @@ impl Keep {
         if socket as usize != SOCKET {
             call(arch::DUP3, socket as usize, SOCKET, 0, 0);
         }
-        for fd in [SOCKET, LOCK, READY] {
-            set_cloexec(fd, false);
+        set_cloexec(SOCKET, false);
+        set_cloexec(LOCK, false);
+        if self.waited_for {
+            set_cloexec(READY, false);
         }
         set_signal_mask(0);
         let argv = [self.shim, c"pod".as_ptr() as *const u8, c"run".as_ptr() as *const u8, self.dir, null()];
@@ -425,11 +433,11 @@ impl Keep {
         exit(127)
     }
 
-    /// Answers the shim and reaps until the shim has ended (then its status, 128 + signal), or until `end`.
+    /// Answers the shim and reaps until the shim has ended (then its status word), or until `end`.
     fn serve(&mut self, end: u64) -> i32 {
         let waits_for_shim = end == u64::MAX;
         if waits_for_shim && self.shim_pid == 0 {
-            return 127;
+            return 127 << 8;
         }
         loop {
             let now = now_seconds();
@@ -476,10 +484,7 @@ impl Keep {
             if result < 0 || pid == 0 {
                 return shim_status;
             }
-            let status = match info.words[2] {
-                CLD_EXITED => info.words[6],
-                _ => 128 + info.words[6],
-            };
+            let status = wait_status(info.words[2], info.words[6]);
             if pid == self.shim_pid {
                 shim_status = Some(status);
                 self.shim_pid = 0;
@@ -491,7 +496,7 @@ impl Keep {
         }
     }
 
-    /// Appends `pid starttime status`: start time is field 22 of /proc/PID/stat.
+    /// Appends `pid starttime status`: field 22 of /proc/PID/stat, and the status word of wait(2).
     fn write_exit(&mut self, pid: i32, status: i32) {
         let mut line = Text::new();
         line.number(pid as u64).byte(b' ').number(start_time(pid)).byte(b' ').number(status as u64).byte(b'\n');
@@ -511,7 +516,11 @@ impl Keep {
 
     fn report(&self, status: i32, delay_seconds: u64) {
         let mut line = Text::new();
-        line.text(b"keep: the shim ended with status ").number(status as u64);
+        let (what, number): (&[u8], i32) = match status & 0x7f {
+            0 => (b"exit code ", status >> 8),
+            signal => (b"signal ", signal),
+        };
+        line.text(b"keep: the shim ended with ").text(what).number(number as u64);
         line.text(b", starting it again in ").number(delay_seconds).text(b" s\n");
         say(&line.bytes[..line.length]);
     }
@@ -693,6 +702,16 @@ const WNOHANG: usize = 1;
 const WEXITED: usize = 4;
 const WNOWAIT: usize = 0x0100_0000;
 const CLD_EXITED: i32 = 1;
+const CLD_DUMPED: i32 = 3;
+
+/// The status word of wait(2).
+fn wait_status(code: i32, status: i32) -> i32 {
+    match code {
+        CLD_EXITED => (status & 0xff) << 8,
+        CLD_DUMPED => status | 0x80,
+        _ => status,
+    }
+}
 
 fn now_seconds() -> u64 {
     let mut time = TimeSpec { seconds: 0, nanoseconds: 0 };

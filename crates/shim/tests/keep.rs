@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,11 +34,7 @@ impl Keep {
         let shim = dir.path().join("play-shim");
         fs::write(&shim, format!("{PRELUDE}\n{script}\n")).expect("write the script");
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).expect("chmod");
-        let mut command = Command::new(PAUSE);
-        command.args(["keep".as_ref(), dir.path(), &shim]).stdin(Stdio::null());
-        let lock = fs::File::create(dir.path().join("lock")).expect("lock file");
-        let ready = fs::File::create(dir.path().join("ready")).expect("ready file");
-        unsafe_free_fds(&mut command, &lock, &ready);
+        let mut command = keep_command(dir.path(), &shim);
         Keep { process: command.spawn().expect("spawn keep"), dir }
     }
 
@@ -56,17 +52,12 @@ impl Keep {
     }
 }
 
-/// Gives the child its lock as fd 4 and its ready pipe as fd 5, through a shell that only renumbers: std cannot.
-fn unsafe_free_fds(command: &mut Command, lock: &fs::File, ready: &fs::File) {
-    use std::os::fd::AsRawFd;
-    let (lock, ready) = (lock.as_raw_fd(), ready.as_raw_fd());
-    let program = command.get_program().to_owned();
-    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    let paths = format!("/proc/{}/fd", std::process::id());
+/// keep with its lock as fd 4 and its ready pipe as fd 5, through a shell that only renumbers: std cannot.
+fn keep_command(dir: &Path, shim: &Path) -> Command {
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("exec \"$@\" 4<>{paths}/{lock} 5<>{paths}/{ready}")).arg("sh").arg(program);
-    shell.args(arguments).stdin(Stdio::null()).arg0("sh");
-    *command = shell;
+    shell.arg("-c").arg("exec \"$1\" keep \"$2\" \"$3\" 4<>\"$2/lock\" 5<>\"$2/ready\"").arg("sh");
+    shell.arg(PAUSE).arg(dir).arg(shim).stdin(Stdio::null());
+    shell
 }
 
 fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
@@ -170,7 +161,7 @@ if n == 1:
             if code == "term": os.kill(os.getpid(), 15)
             os._exit(code)
         start = open("/proc/%d/stat" % pid).read().rsplit(")", 1)[1].split()[19]
-        note("expected", "%d %s %d" % (pid, start, 143 if code == "term" else code))
+        note("expected", "%d %s %d" % (pid, start, 15 if code == "term" else code << 8))
     os.kill(os.getpid(), 9)
 time.sleep(100)
 "#,
@@ -248,7 +239,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 r, w = os.pipe()
 child = os.fork()
 if child == 0:
-    os.close(r)
+    os.close(w)
+    os.read(r, 1)
+    time.sleep(0.2)
     for number in range(1, 65):
         for target in (1,):
             try: os.kill(target, number)
@@ -259,7 +252,6 @@ if child == 0:
                     libc.syscall(129, target, number, info)
                     libc.syscall(297, target, target, number, info)
             libc.syscall(234, 1, 1, number)
-    os.write(w, b"x")
     time.sleep(1000)
 os.execv(sys.argv[1], ["pause", "pause"])
 "#;
@@ -272,13 +264,14 @@ os.execv(sys.argv[1], ["pause", "pause"])
         let pid = fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok()?;
         sleeps(pid).then_some(pid)
     });
-    // The attacker writes when it has sent everything; it sleeps then, and its only wait channel is the clock.
+    // The end of the pipe tells the attacker that pause was executed; it sleeps for long when it has sent everything.
+    let sent = Instant::now();
     let attacker: u32 = wait_for("the attacker", || {
         let list = fs::read_to_string(format!("/proc/{pause}/task/{pause}/children")).ok()?;
         let pid: u32 = list.split_whitespace().next()?.parse().ok()?;
         let syscall = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
-        // clock_nanosleep
-        syscall.starts_with("230 ").then_some(pid)
+        // clock_nanosleep, for the second time
+        (syscall.starts_with("230 ") && sent.elapsed() > Duration::from_secs(2)).then_some(pid)
     });
     assert!(
         sleeps(pause),
