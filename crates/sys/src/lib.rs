@@ -14,4 +14,6 @@ pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;
 pub mod spawn;
+pub mod tree;
 pub mod tty;
+pub mod xattr;
