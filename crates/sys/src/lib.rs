@@ -4,4 +4,16 @@
 pub mod bpf;
 pub mod caps;
 pub mod cgroup;
+pub mod error;
+pub mod fd;
+pub mod mount;
+pub mod ns;
+pub mod path;
+pub mod pidfd;
 pub mod seccomp;
+pub mod seqpacket;
+pub mod signal;
+pub mod spawn;
+pub mod tree;
+pub mod tty;
+pub mod xattr;
