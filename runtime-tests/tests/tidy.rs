@@ -54,7 +54,9 @@ fn dependencies_point_down_only() {
     let mut seen = BTreeSet::new();
     for entry in fs::read_dir(root().join("crates")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let manifest = fs::read_to_string(root().join("crates").join(&name).join("Cargo.toml")).unwrap();
+        // pause has no manifest: it is one file that shim/build.rs compiles, and can depend on nothing.
+        let manifest = fs::read_to_string(root().join("crates").join(&name).join("Cargo.toml")).unwrap_or_default();
+        assert!(name == "pause" || !manifest.is_empty(), "{name} has no manifest");
         let uses = allowed.get(name.as_str()).unwrap_or_else(|| panic!("crates/{name} is not in the list of rooms"));
         let section =
             manifest.split("[dependencies]").nth(1).unwrap_or_default().split("\n[").next().unwrap_or_default();

@@ -108,7 +108,7 @@ impl LogPump {
             fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
             let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode);
             let is_pipe = kind & SFlag::S_IFMT == SFlag::S_IFIFO;
-            Ok(Source { stream, fd: AsyncFd::register(fd)?, is_pipe, splitter: LineSplitter::new(stream) })
+            Ok(Source { stream, fd: AsyncFd::new(fd)?, is_pipe, splitter: LineSplitter::new(stream) })
         };
         let mut pump = LogPump {
             sources: [Some(source(Stream::Stdout, stdout)?), stderr.map(|fd| source(Stream::Stderr, fd)).transpose()?],
