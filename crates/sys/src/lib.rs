@@ -6,6 +6,7 @@ pub mod caps;
 pub mod cgroup;
 pub mod error;
 pub mod fd;
+pub mod launch;
 pub mod mount;
 pub mod ns;
 pub mod path;
