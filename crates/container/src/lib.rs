@@ -1,2 +1,6 @@
 //! An OCI configuration becomes a process.
 #![forbid(unsafe_code)]
+
+pub mod cgroup;
+pub mod devices;
+pub mod resources;

@@ -3,6 +3,9 @@
 
 pub mod event;
 pub mod machine;
+pub mod probe;
+pub mod restart;
+pub mod simulate;
 pub mod spec;
 pub mod status;
 pub mod time;
