@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod caps;
 pub mod cgroup;
 pub mod error;
+pub mod facts;
 pub mod fd;
 pub mod launch;
 pub mod mount;

@@ -7,11 +7,12 @@ use crate::seccomp::Filter;
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Steps and the descriptors that they name.
 #[derive(Debug, Default)]
 pub struct Plan {
-    pub(crate) fds: Vec<(String, OwnedFd)>,
+    pub(crate) fds: Vec<(String, Arc<OwnedFd>)>,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -29,8 +30,9 @@ impl Plan {
     }
 
     /// Gives the plan a descriptor to keep open in the child.
-    pub fn fd(&mut self, name: impl Into<String>, fd: OwnedFd) -> Fd {
-        let fd = above_stdio(fd);
+    pub fn fd(&mut self, name: impl Into<String>, fd: impl Into<Arc<OwnedFd>>) -> Fd {
+        let fd: Arc<OwnedFd> = fd.into();
+        let fd = if fd.as_raw_fd() > 2 { fd } else { fd.try_clone().map_or(fd, Arc::new) };
         self.fds.push((name.into(), fd));
         Fd(self.fds.len() - 1)
     }
@@ -46,6 +48,10 @@ impl Plan {
     /// For tests: the step that will be refused instead of done.
     pub fn fail_at(&mut self, index: usize) {
         self.steps[index] = Step::Fail(self.describe(&self.steps[index]));
+    }
+
+    pub fn extend(&mut self, steps: impl IntoIterator<Item = Step>) {
+        self.steps.extend(steps);
     }
 
     pub fn describe(&self, step: &Step) -> String {
