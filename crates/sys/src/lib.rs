@@ -16,4 +16,6 @@ pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;
 pub mod spawn;
+pub mod tree;
 pub mod tty;
+pub mod xattr;

@@ -42,12 +42,14 @@ impl PodMachine {
             (Sandbox::Ready { ip, .. }, false) => ip.map(|ip| ip.to_string()),
             (Sandbox::Lost { .. } | Sandbox::Stopping { .. } | Sandbox::Stopped { .. }, false) => old.pod_ip.clone(),
         };
+        let host_ip = self.state.admitted.and(self.node.ip).map(|ip| ip.to_string());
         PodStatus {
             phase,
             message: reason.as_ref().map(|_| DEADLINE_MESSAGE.to_owned()),
             reason,
             conditions,
-            host_ip: self.state.admitted.and(self.node.ip).map(|ip| ip.to_string()),
+            host_ips: host_ip.iter().map(|ip| PodIp { ip: ip.clone() }).collect(),
+            host_ip,
             pod_ips: ip.iter().map(|ip| PodIp { ip: ip.clone() }).collect(),
             pod_ip: ip,
             start_time: self.state.admitted.map(|admitted| admitted.wall.rfc3339()),
