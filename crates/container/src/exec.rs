@@ -39,13 +39,8 @@ pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> R
     let born_in = begin(&mut plan, attach, settings.oom_score_adj)?;
     let stdio = plan_stdio(&mut plan, stdio);
     plan.push(Step::NewSession);
-    let kinds = [
-        NamespaceKind::Ipc,
-        NamespaceKind::Uts,
-        NamespaceKind::Network,
-        NamespaceKind::Cgroup,
-        NamespaceKind::Mount,
-    ];
+    let kinds =
+        [NamespaceKind::Ipc, NamespaceKind::Uts, NamespaceKind::Network, NamespaceKind::Cgroup, NamespaceKind::Mount];
     let kinds = if facts.cgroup_namespace { &kinds[..] } else { &[kinds[0], kinds[1], kinds[2], kinds[4]] };
     let process = container.process();
     plan_join_process(&mut plan, facts, "container", process, kinds)?;

@@ -28,6 +28,7 @@ mod process;
 mod request;
 pub mod resources;
 pub mod sandbox;
+pub mod seccomp;
 mod state;
 
 pub use birth::{Created, create, create_with, may_ptrace};

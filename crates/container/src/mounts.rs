@@ -206,7 +206,14 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn bind_known(&mut self, destination: PathBuf, path: PathBuf, fd: Option<Fd>, options: &Options, point: MountPoint) {
+    fn bind_known(
+        &mut self,
+        destination: PathBuf,
+        path: PathBuf,
+        fd: Option<Fd>,
+        options: &Options,
+        point: MountPoint,
+    ) {
         let propagation = options.propagation.unwrap_or(Propagation::Private);
         match self.api {
             Api::Detached => {

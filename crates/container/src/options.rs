@@ -34,11 +34,8 @@ pub(crate) fn parse(options: &[String]) -> Options {
 impl Options {
     fn apply(&mut self, option: &str) {
         if let Some((flag, on)) = flag(option) {
-            (self.set, self.clear) = if on {
-                (self.set | flag, self.clear & !flag)
-            } else {
-                (self.set & !flag, self.clear | flag)
-            };
+            (self.set, self.clear) =
+                if on { (self.set | flag, self.clear & !flag) } else { (self.set & !flag, self.clear | flag) };
             return;
         }
         if let Some((attribute, on)) = recursive_attribute(option) {
@@ -140,20 +137,22 @@ mod tests {
     #[test]
     fn a_later_option_wins_and_unknown_ones_are_data() {
         let base = Options::default;
-        check("nosuid noexec mode=755 size=65536k", Options {
-            set: libc::MS_NOSUID | libc::MS_NOEXEC,
-            data: "mode=755,size=65536k".into(),
-            ..base()
-        });
+        check(
+            "nosuid noexec mode=755 size=65536k",
+            Options { set: libc::MS_NOSUID | libc::MS_NOEXEC, data: "mode=755,size=65536k".into(), ..base() },
+        );
         check("ro rw", Options { clear: libc::MS_RDONLY, ..base() });
         check("rw ro", Options { set: libc::MS_RDONLY, ..base() });
-        check("rbind rslave rro", Options {
-            bind: true,
-            recursive: true,
-            propagation: Some(Propagation::Slave),
-            recursive_set: MOUNT_ATTR_RDONLY,
-            ..base()
-        });
+        check(
+            "rbind rslave rro",
+            Options {
+                bind: true,
+                recursive: true,
+                propagation: Some(Propagation::Slave),
+                recursive_set: MOUNT_ATTR_RDONLY,
+                ..base()
+            },
+        );
         check("defaults exec", Options { clear: libc::MS_NOEXEC, ..base() });
     }
 }

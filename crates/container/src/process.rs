@@ -10,7 +10,11 @@ use std::sync::Arc;
 
 /// Opens a plan: a clean child that is in its cgroups before it does anything that costs.
 /// Returns the v2 directory to be born in.
-pub(crate) fn begin(plan: &mut Plan, attach: Option<&Attach>, oom_score_adj: Option<i32>) -> Result<Option<Fd>, LaunchError> {
+pub(crate) fn begin(
+    plan: &mut Plan,
+    attach: Option<&Attach>,
+    oom_score_adj: Option<i32>,
+) -> Result<Option<Fd>, LaunchError> {
     plan.extend([Step::CloseOtherFds, Step::ResetSignals, Step::Undumpable]);
     let mut born_in = None;
     if let Some(attach) = attach {

@@ -69,9 +69,16 @@ impl<'a> Join<'a> {
 /// would reopen a host's file, or walk up from a directory.
 #[derive(Debug)]
 pub enum Stdio {
-    Streams { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Streams {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
     /// A pty of the container's own; its master is `take_terminal()`. Zero rows: the kernel's default size.
-    Terminal { rows: u16, columns: u16 },
+    Terminal {
+        rows: u16,
+        columns: u16,
+    },
 }
 
 impl Stdio {

@@ -1,6 +1,5 @@
 //! A container that lives: what the next exec, a kill and a restarted shim need to know of it.
 
-use crate::request::Ptrace;
 use killick_sys::caps::CapSets;
 use killick_sys::error::Error;
 use killick_sys::launch::{Ids, UserQuery, Who};
@@ -25,12 +24,6 @@ pub(crate) struct Settings {
     pub(crate) born_outside: bool,
     /// Of its own, or shared with a sandbox; false for the host's.
     pub(crate) pid_namespace: bool,
-}
-
-impl Settings {
-    pub(crate) fn ptrace(&self) -> Ptrace {
-        if self.born_outside { Ptrace::Possible } else { Ptrace::Impossible }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
