@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod error;
 pub mod fd;
 pub mod mount;
+pub mod netlink;
 pub mod ns;
 pub mod path;
 pub mod pidfd;
