@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod container_config;
+pub mod last_words;
+pub mod log_pump;
