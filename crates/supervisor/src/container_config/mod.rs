@@ -5,9 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
+use killick_container::UserRequest;
 use killick_image::ImageConfig;
+use killick_pod::resources::oom_score_adj;
 use killick_pod::spec::{Container, MountPropagation, Pod, SecurityContext};
 use killick_sys::caps::CapSet;
+use killick_sys::launch::UserQuery;
 use killick_sys::ns::NamespaceKind;
 use oci_spec::runtime::{
     LinuxBuilder, LinuxDevice, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit, Process, ProcessBuilder,
@@ -16,13 +19,12 @@ use oci_spec::runtime::{
 
 mod mounts;
 mod node;
-mod quantity;
 mod resources;
 mod security;
 #[cfg(test)]
 mod tests;
 
-pub use resources::{QosClass, pod_resources, qos_class};
+pub use resources::pod_resources;
 
 /// The host, as far as a container's configuration depends on it.
 #[derive(Debug, Clone, Default)]
@@ -79,23 +81,12 @@ pub struct Request<'a> {
     pub binds: Vec<Bind>,
 }
 
-/// Who the container runs as. A name is resolved inside the container's root, by who has it open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserRequest {
-    /// `""` (root), `nginx`, `101`, `101:102`, `nginx:www`.
-    pub user: String,
-    /// `runAsGroup`: instead of the user's own group.
-    pub group: Option<u32>,
-    /// `supplementalGroups` and `fsGroup`; those that the image's `/etc/group` gives the user are added (policy
-    /// `Merge`).
-    pub extra_groups: Vec<u32>,
-}
-
 /// What a container is created from.
 #[derive(Debug, Clone)]
 pub struct ContainerConfig {
     /// `linux.namespaces` lists the new ones only; those of the sandbox are `join`.
     pub spec: Spec,
+    /// Who the container runs as; a name is resolved inside the container's root by the launch.
     pub user: UserRequest,
     /// Namespaces of the sandbox's pause process to be joined.
     pub join: Vec<NamespaceKind>,
@@ -122,7 +113,7 @@ pub fn config(request: &Request<'_>) -> Result<ContainerConfig, String> {
                 .collect::<Result<Vec<_>, _>>()?,
         )
         .cgroups_path(Path::new("/").join(request.sandbox.cgroup).join(&container.name))
-        .resources(resources::container_resources(pod, container, node)?)
+        .resources(resources::container_resources(container, node)?)
         .devices(if privileged { node.devices.clone() } else { Vec::new() })
         .masked_paths(security::masked_paths(security, &node.masked_paths)?)
         .readonly_paths(security::readonly_paths(security));
@@ -151,7 +142,7 @@ pub fn config(request: &Request<'_>) -> Result<ContainerConfig, String> {
         .map_err(|e| e.to_string())?;
     // The UTS namespace is pause's, and so is its name.
     spec.set_hostname(None);
-    Ok(ContainerConfig { spec, user, join: joined(shares_pid) })
+    Ok(ContainerConfig { spec, user: UserRequest::Lookup(user), join: joined(shares_pid) })
 }
 
 fn is_privileged(security: &SecurityContext) -> bool {
@@ -182,7 +173,7 @@ fn new_namespaces(shares_pid: bool, cgroup: bool) -> Vec<LinuxNamespaceType> {
 
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn process(request: &Request<'_>, capabilities: CapSet, user: &UserRequest) -> Result<Process, String> {
+fn process(request: &Request<'_>, capabilities: CapSet, user: &UserQuery) -> Result<Process, String> {
     let Request { container, image, .. } = *request;
     let security = &container.security_context;
     // Numbers are final; a name is 0 here until the launch has looked it up.
@@ -201,7 +192,7 @@ fn process(request: &Request<'_>, capabilities: CapSet, user: &UserRequest) -> R
         .cwd(cwd)
         .capabilities(security::oci_capabilities(capabilities)?)
         .no_new_privileges(security.allow_privilege_escalation == Some(false) && !is_privileged(security))
-        .oom_score_adj(resources::oom_score_adj(request.pod, container, request.node.memory_bytes))
+        .oom_score_adj(oom_score_adj(&request.pod.spec, container, request.node.memory_bytes))
         .build()
         .map_err(|e| e.to_string())?;
     // The builder's own default is a limit of 1,024 files; containerd's CRI sets none.

@@ -5,9 +5,10 @@ use killick_container::caps::to_oci;
 use killick_container::seccomp::default_profile;
 use killick_pod::spec::{Container, Pod, PodSecurityContext, SeccompKind, SecurityContext};
 use killick_sys::caps::{self, CapSet};
+use killick_sys::launch::UserQuery;
 use oci_spec::runtime::{LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxSeccomp};
 
-use super::{UserRequest, is_privileged};
+use super::is_privileged;
 
 /// What every container has (containerd's default set).
 const DEFAULT_CAPABILITIES: [&str; 14] = [
@@ -83,9 +84,9 @@ pub(super) fn oci_capabilities(set: CapSet) -> Result<LinuxCapabilities, String>
         .map_err(|e| e.to_string())
 }
 
-pub(super) fn user(pod: &PodSecurityContext, security: &SecurityContext, image_user: &str) -> UserRequest {
+pub(super) fn user(pod: &PodSecurityContext, security: &SecurityContext, image_user: &str) -> UserQuery {
     let uid = security.run_as_user.or(pod.run_as_user);
-    let group = security.run_as_group.or(pod.run_as_group);
+    let gid = security.run_as_group.or(pod.run_as_group);
     let user = uid.map_or_else(|| image_user.to_owned(), |uid| uid.to_string());
     let extra_groups = pod.supplemental_groups.iter().copied().chain(pod.fs_group).fold(Vec::new(), |mut all, gid| {
         if !all.contains(&gid) {
@@ -93,13 +94,14 @@ pub(super) fn user(pod: &PodSecurityContext, security: &SecurityContext, image_u
         }
         all
     });
-    UserRequest { user, group, extra_groups }
+    // Policy Merge: the groups that the image's /etc/group gives the user are added.
+    UserQuery { user, gid, extra_groups, image_groups: true }
 }
 
 /// The numbers that are known without the image's `/etc/passwd`.
-pub(super) fn numeric_ids(user: &UserRequest) -> (u32, u32) {
+pub(super) fn numeric_ids(user: &UserQuery) -> (u32, u32) {
     let (uid, gid) = user.user.split_once(':').unwrap_or((&user.user, ""));
-    (uid.parse().unwrap_or(0), user.group.or(gid.parse().ok()).unwrap_or(0))
+    (uid.parse().unwrap_or(0), user.gid.or(gid.parse().ok()).unwrap_or(0))
 }
 
 /// `runAsNonRoot`, as kubelet checks it right before a container is created.

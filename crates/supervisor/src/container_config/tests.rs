@@ -210,7 +210,8 @@ fn the_user_is_the_containers_then_the_pods_then_the_images() {
         let pod = pod(json!({"securityContext": pod_level}), json!({"securityContext": own}));
         let image = ImageConfig { user: image_user.to_owned(), ..image() };
         let config = config(&request(&pod, &image, &node())).unwrap();
-        assert_eq!((config.user.user.as_str(), config.user.group), (user, group));
+        let UserRequest::Lookup(query) = &config.user else { panic!("{:?}", config.user) };
+        assert_eq!((query.user.as_str(), query.gid), (user, group));
         let numbers = config.spec.process().as_ref().unwrap().user().clone();
         assert_eq!((numbers.uid(), numbers.gid()), ids);
     };
@@ -330,26 +331,6 @@ fn requests_and_limits_become_kubelets_values() {
     check(json!({"memory": "1Ki"}), json!({}), 2, None, None, 999);
     check(json!({}), json!({"cpu": "2", "memory": "64Mi"}), 2_048, Some(200_000), Some(67_108_864), -997);
     check(json!({"cpu": "0"}), json!({"cpu": "0"}), 2, None, None, 1_000);
-}
-
-#[test]
-fn qos_is_by_all_containers() {
-    let both = json!({"cpu": "1", "memory": "1Mi"});
-    assert_eq!(qos_class(&pod(json!({}), json!({}))), QosClass::BestEffort);
-    assert_eq!(qos_class(&pod(json!({}), resources(json!({}), both.clone()))), QosClass::Guaranteed);
-    assert_eq!(qos_class(&pod(json!({}), resources(both.clone(), both.clone()))), QosClass::Guaranteed);
-    assert_eq!(qos_class(&pod(json!({}), resources(both.clone(), json!({})))), QosClass::Burstable);
-    let with_blank = json!({"containers": [blank("other")]});
-    assert_eq!(qos_class(&pod(with_blank, resources(json!({}), both))), QosClass::Burstable);
-}
-
-#[test]
-fn a_sidecar_is_not_killed_before_whom_it_serves() {
-    let mut sidecar = blank("proxy");
-    merge(&mut sidecar, json!({"restartPolicy": "Always"}));
-    let pod = pod(json!({"initContainers": [sidecar]}), resources(json!({"memory": "2Gi"}), json!({})));
-    assert_eq!(super::resources::oom_score_adj(&pod, &pod.spec.containers[0], 4 << 30), 500);
-    assert_eq!(super::resources::oom_score_adj(&pod, &pod.spec.init_containers[0], 4 << 30), 500);
 }
 
 #[test]
