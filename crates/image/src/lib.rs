@@ -3,11 +3,15 @@
 //! Knows archives and the store's directory; must not know pods' lives, mounts or registries.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod config;
 mod digest;
 mod error;
+mod import;
 pub mod reference;
 mod store;
+mod tar;
+mod unpack;
 
 pub use config::ImageConfig;
 pub use error::Error;

@@ -8,16 +8,18 @@
 //! lock                     held for each change of the index
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use killick_sys::tree;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigBlob, ImageConfig};
+use crate::digest;
 use crate::error::{Context, Error};
 use crate::reference::{self, Reference};
 
@@ -104,6 +106,8 @@ pub struct Removed {
     pub untagged: Vec<String>,
     /// The image's id, if that was its last name.
     pub deleted: Option<String>,
+    /// Files that could not be removed, with reasons; the next import or removal tries again.
+    pub left_behind: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -119,8 +123,21 @@ pub(crate) struct Record {
     pub(crate) manifest: Option<String>,
     pub(crate) created: String,
     pub(crate) size_bytes: u64,
-    /// Names below `layers/`, bottom first.
-    pub(crate) layers: Vec<String>,
+    /// Bottom first.
+    pub(crate) layers: Vec<LayerRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    /// Its name below `layers/`.
+    pub(crate) dir: String,
+    pub(crate) size_bytes: u64,
+}
+
+impl Index {
+    pub(crate) fn layer(&self, dir: &str) -> Option<&LayerRecord> {
+        self.images.values().flat_map(|record| &record.layers).find(|layer| layer.dir == dir)
+    }
 }
 
 impl Store {
@@ -140,13 +157,6 @@ impl Store {
 
     pub fn with_limits(self, limits: Limits) -> Store {
         Store { limits, ..self }
-    }
-
-    /// Reads an OCI layout or docker-archive tar, plain or gzip, from start to end; `name` overrides the archive's own.
-    /// On an error nothing of it is kept.
-    pub fn import(&self, archive: impl Read, name: Option<&str>) -> Result<Vec<Imported>, Error> {
-        let _ = (archive, name);
-        Err(Error::archive("not an image archive"))
     }
 
     /// All names, sorted.
@@ -215,8 +225,8 @@ impl Store {
             index.images.remove(&id);
         }
         self.write_index(&index)?;
-        self.collect_garbage(&index)?;
-        Ok(Removed { untagged, deleted: last.then_some(id) })
+        let left_behind = self.collect_garbage(&index);
+        Ok(Removed { untagged, deleted: last.then_some(id), left_behind })
     }
 
     /// The image that a manifest's `image:` means, or `None` if it is not here. Also found by id (`sha256:…`).
@@ -233,7 +243,7 @@ impl Store {
         let blob = self.read_blob(id)?;
         let blob: ConfigBlob =
             serde_json::from_slice(&blob).map_err(|error| self.damaged(format!("configuration {id}: {error}")))?;
-        let layers: Vec<PathBuf> = record.layers.iter().map(|layer| self.layers().join(layer)).collect();
+        let layers: Vec<PathBuf> = record.layers.iter().map(|layer| self.layers().join(&layer.dir)).collect();
         if let Some(missing) = layers.iter().find(|layer| !layer.is_dir()) {
             return Err(self.damaged(format!("image {id} lacks its layer {}; import it again", missing.display())));
         }
@@ -313,27 +323,41 @@ impl Store {
         }
     }
 
-    fn read_blob(&self, digest: &str) -> Result<Vec<u8>, Error> {
-        let path = self.blobs().join(digest.trim_start_matches("sha256:"));
+    fn read_blob(&self, id: &str) -> Result<Vec<u8>, Error> {
+        let path = self.blobs().join(id.trim_start_matches(digest::PREFIX));
         let mut bytes = Vec::new();
         let file = File::open(&path).context(|| format!("open {}", path.display()))?;
         file.take(self.limits.config_bytes).read_to_end(&mut bytes).context(|| format!("read {}", path.display()))?;
-        if crate::digest::sha256(&bytes) != digest {
+        if digest::sha256(&bytes) != id {
             return Err(self.damaged(format!("{} is not what its name says; import the image again", path.display())));
         }
         Ok(bytes)
     }
 
-    /// Removes layers and blobs that no image has. The caller holds the lock.
-    pub(crate) fn collect_garbage(&self, index: &Index) -> Result<(), Error> {
-        let _ = index;
-        Ok(())
+    /// Removes layers and configurations that no image has. The caller holds the lock; errors are for a log, not a reason
+    /// to fail: the next call tries again.
+    pub(crate) fn collect_garbage(&self, index: &Index) -> Vec<String> {
+        let layers: BTreeSet<&str> =
+            index.images.values().flat_map(|r| &r.layers).map(|layer| layer.dir.as_str()).collect();
+        let blobs: BTreeSet<&str> = index.images.keys().map(|id| id.trim_start_matches(digest::PREFIX)).collect();
+        let mut errors = sweep(&self.layers(), |name| layers.contains(name));
+        errors.extend(sweep(&self.blobs(), |name| blobs.contains(name)));
+        errors
     }
+}
+
+fn sweep(dir: &Path, keep: impl Fn(&str) -> bool) -> Vec<String> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => return vec![format!("read {}: {error}", dir.display())],
+    };
+    let rubbish = entries.flatten().filter(|entry| !entry.file_name().to_str().is_some_and(&keep));
+    rubbish.flat_map(|entry| tree::remove(&entry.path())).collect()
 }
 
 /// The id that a name, a name with digest, or an id means.
 fn find(index: &Index, written: &str) -> Result<Option<String>, Error> {
-    if let Some(hex) = written.strip_prefix("sha256:").or(Some(written)).filter(|hex| is_hex_prefix(hex)) {
+    if let Some(hex) = written.strip_prefix(digest::PREFIX).or(Some(written)).filter(|hex| is_hex_prefix(hex)) {
         let prefix = format!("sha256:{hex}");
         let mut ids = index.images.keys().filter(|id| id.starts_with(&prefix));
         match (ids.next(), ids.next()) {

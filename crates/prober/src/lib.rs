@@ -1,2 +1,54 @@
-//! One probe, once, in a given place, before a deadline.
+//! One probe, once, in a given place, before a deadline: exec, tcp, http(s).
+//!
+//! It knows how a diagnosis is made and how kubelet words its result (kubelet.md §1.4–1.10); it knows nothing of
+//! thresholds, periods and restarts. Everything runs on the caller's one thread.
 #![forbid(unsafe_code)]
+
+pub mod exec;
+mod late;
+
+use exec::Launcher;
+use killick_pod::event::Outcome;
+use killick_pod::spec::{Container, Handler};
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+pub use late::{Lateness, STARVED_RUN_MAX};
+
+/// Kubernetes' version as our user agent tells it.
+pub const KUBERNETES_VERSION: &str = "1.35";
+
+/// Where a probe is made: everything of the pod that it may touch.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The pod's network namespace; none with `hostNetwork`.
+    pub netns: Option<BorrowedFd<'a>>,
+    /// Dialled unless the handler names a host. None: the pod's loopback.
+    pub pod_ip: Option<IpAddr>,
+    /// The container probed: its named ports and literal variables.
+    pub container: &'a Container,
+    /// Text of the pod's `/etc/hosts` and `/etc/resolv.conf`, for a handler that names a host by name.
+    pub hosts: &'a str,
+    pub resolv_conf: &'a str,
+    /// Starts a command in the container.
+    pub launcher: &'a dyn Launcher,
+}
+
+impl std::fmt::Debug for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("netns", &self.netns).field("pod_ip", &self.pod_ip).finish_non_exhaustive()
+    }
+}
+
+/// Runs the handler once.
+pub async fn probe(handler: &Handler, place: Place<'_>, timeout: Duration) -> Outcome {
+    let _ = (handler, place, timeout);
+    Outcome::Unknown("not yet".into())
+}
+
+/// Runs a lifecycle handler. `Err` is the error part of kubelet's text.
+pub async fn hook(handler: &Handler, place: Place<'_>, timeout: Option<Duration>) -> Result<(), String> {
+    let _ = (handler, place, timeout);
+    Err("not yet".into())
+}

@@ -1,2 +1,5 @@
 //! Makes one pod true on this host.
 #![forbid(unsafe_code)]
+
+pub mod last_words;
+pub mod log_pump;

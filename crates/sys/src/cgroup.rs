@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -141,12 +142,21 @@ pub fn open_dir(path: &Path) -> Result<OwnedFd, CgroupFileError> {
     }
 }
 
+/// Opens a cgroup's directory for bpf(2), which takes no O_PATH descriptor.
+pub fn open_dir_readable(path: &Path) -> Result<OwnedFd, CgroupFileError> {
+    match fs::OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY).open(path) {
+        Ok(file) => Ok(file.into()),
+        Err(error) => failed("open", path, None)(error),
+    }
+}
+
 /// What a child needs to enter its cgroups by itself. The parent never writes a pid: that waits for an RCU grace
 /// period after idle (10 ms), and so does anybody's write to a v1 `cgroup.procs`.
 #[derive(Debug, Default)]
 pub struct Attach {
     /// v1: one `tasks` file for each hierarchy, open for writing. The child writes `0` to each, first of all its steps.
-    pub tasks: Vec<OwnedFd>,
+    /// Shared: a container's are the same for all its execs.
+    pub tasks: Vec<Arc<OwnedFd>>,
     /// v2: the cgroup's directory, for clone3's `CLONE_INTO_CGROUP`.
     pub dir: Option<OwnedFd>,
     /// v2: `cgroup.procs`, for a kernel without `CLONE_INTO_CGROUP` (before 5.7): the child writes `0` to it.
@@ -157,7 +167,7 @@ pub struct Attach {
 impl Attach {
     /// Borrowed `tasks` files, in the order in which they are to be written.
     pub fn tasks(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.tasks.iter().map(AsFd::as_fd)
+        self.tasks.iter().map(|fd| fd.as_fd())
     }
 }
 
