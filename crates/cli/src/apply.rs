@@ -123,13 +123,7 @@ fn store(context: &Context, one: &Sourced, object: &DataObject, dry_run: DryRun)
     }
 }
 
-fn apply_pod(
-    context: &Context,
-    one: &Sourced,
-    pod: &Pod,
-    dry_run: DryRun,
-    out: &mut Out<'_>,
-) -> Result<&'static str> {
+fn apply_pod(context: &Context, one: &Sourced, pod: &Pod, dry_run: DryRun, out: &mut Out<'_>) -> Result<&'static str> {
     let (kube_namespace, name) = (&pod.metadata.namespace, &pod.metadata.name);
     let existing = context.pod(kube_namespace, name);
     if dry_run != DryRun::None {

@@ -18,7 +18,17 @@ pub fn command() -> Command {
         .infer_long_args(false)
         .subcommand_required(false)
         .subcommands([
-            apply(), get(), describe(), logs(), exec(), delete(), events(), probes(), plan(), image(), version(),
+            apply(),
+            get(),
+            describe(),
+            logs(),
+            exec(),
+            delete(),
+            events(),
+            probes(),
+            plan(),
+            image(),
+            version(),
             completion(),
         ])
         .after_help(
@@ -115,7 +125,12 @@ fn apply() -> Command {
 fn get() -> Command {
     Command::new("get")
         .about("Show pods, events, configmaps or secrets")
-        .arg(Arg::new("resource").value_name("TYPE [NAME] | TYPE/NAME").num_args(0..).help("pods (po), events (ev), configmaps (cm), secrets"))
+        .arg(
+            Arg::new("resource")
+                .value_name("TYPE [NAME] | TYPE/NAME")
+                .num_args(0..)
+                .help("pods (po), events (ev), configmaps (cm), secrets"),
+        )
         .arg(output("wide, json, yaml or name"))
         .arg(switch("watch", "After the list, a line for each change, until interrupted").short('w'))
         .arg(kube_namespace())
@@ -126,7 +141,15 @@ fn get() -> Command {
         .arg(headings())
         .arg(switch("show-labels", "A last column with the labels"))
         .arg(switch("show-kind", "The kind in front of each name"))
-        .arg(Arg::new("label-columns").short('L').long("label-columns").value_name("KEY").action(ArgAction::Append).value_delimiter(',').help("A column for this label"))
+        .arg(
+            Arg::new("label-columns")
+                .short('L')
+                .long("label-columns")
+                .value_name("KEY")
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .help("A column for this label"),
+        )
         .arg(switch("show-managed-fields", "Accepted; there are none"))
         .arg(switch("ignore-not-found", "That a name is not there is no error"))
         .after_help(
@@ -141,7 +164,12 @@ fn get() -> Command {
 fn describe() -> Command {
     Command::new("describe")
         .about("Show everything about a pod, with its events")
-        .arg(Arg::new("resource").value_name("pod [NAME] | pod/NAME").num_args(0..).help("pod, and the beginnings of names"))
+        .arg(
+            Arg::new("resource")
+                .value_name("pod [NAME] | pod/NAME")
+                .num_args(0..)
+                .help("pod, and the beginnings of names"),
+        )
         .arg(kube_namespace())
         .arg(all_namespaces())
         .arg(selector())
@@ -176,7 +204,14 @@ fn exec() -> Command {
         .about("Run a command in a container")
         .arg(Arg::new("pod").value_name("POD").help("The pod"))
         .arg(Arg::new("extra").num_args(0..).hide(true))
-        .arg(Arg::new("command").value_name("COMMAND").num_args(0..).last(true).allow_hyphen_values(true).help("The command and its arguments, after --"))
+        .arg(
+            Arg::new("command")
+                .value_name("COMMAND")
+                .num_args(0..)
+                .last(true)
+                .allow_hyphen_values(true)
+                .help("The command and its arguments, after --"),
+        )
         .arg(container())
         .arg(switch("stdin", "Pass standard input on").short('i'))
         .arg(switch("tty", "Standard input is a terminal").short('t'))
@@ -210,7 +245,14 @@ fn events() -> Command {
     Command::new("events")
         .about("Show what happened, the latest last")
         .arg(value("for", "pod/NAME", "Only of this pod"))
-        .arg(Arg::new("types").long("types").value_name("TYPE").action(ArgAction::Append).value_delimiter(',').help("Only Normal or Warning ones"))
+        .arg(
+            Arg::new("types")
+                .long("types")
+                .value_name("TYPE")
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .help("Only Normal or Warning ones"),
+        )
         .arg(switch("watch", "After the list, a line for each event, until interrupted").short('w'))
         .arg(kube_namespace())
         .arg(all_namespaces())
@@ -247,9 +289,11 @@ fn image() -> Command {
                 .arg(value("name", "IMAGE", "Give the image this name")),
         )
         .subcommand(
-            Command::new("ls").alias("list").about("List the images").arg(headings()).arg(
-                switch("quiet", "Only the ids").short('q'),
-            ),
+            Command::new("ls")
+                .alias("list")
+                .about("List the images")
+                .arg(headings())
+                .arg(switch("quiet", "Only the ids").short('q')),
         )
         .subcommand(
             Command::new("tag")
@@ -258,9 +302,10 @@ fn image() -> Command {
                 .arg(Arg::new("target").value_name("NAME").required(true).help("Its other name")),
         )
         .subcommand(
-            Command::new("rm").alias("remove").about("Take a name away, and with its last name the image").arg(
-                name("The images").num_args(1..),
-            ),
+            Command::new("rm")
+                .alias("remove")
+                .about("Take a name away, and with its last name the image")
+                .arg(name("The images").num_args(1..)),
         )
 }
 
@@ -381,7 +426,7 @@ mod tests {
             ("killick get pods --foo", "error: unknown flag: --foo\nSee 'killick get --help' for usage."),
             ("killick get pods --foo=1", "error: unknown flag: --foo\nSee 'killick get --help' for usage."),
             ("killick get pods -z", "error: unknown shorthand flag: 'z' in -z\nSee 'killick get --help' for usage."),
-            ("killick gte", "error: unknown command \"gte\" for \"killick\"\n\nDid you mean this?\n\tget"),
+            ("killick gett", "error: unknown command \"gett\" for \"killick\"\n\nDid you mean this?\n\tget"),
             ("killick frobnicate", "error: unknown command \"frobnicate\" for \"killick\""),
             (
                 "killick logs web --tail=x",

@@ -11,7 +11,8 @@ pub fn choose(pod: &Pod, wanted: Option<&str>) -> Result<(String, Option<String>
     let regular = pod.spec.containers.iter().map(|container| container.name.as_str());
     let init = pod.spec.init_containers.iter().map(|container| container.name.as_str());
     let all: Vec<&str> = regular.clone().chain(init.clone()).collect();
-    let out_of = regular.map(str::to_owned).chain(init.map(|name| format!("{name} (init)"))).collect::<Vec<_>>().join(", ");
+    let out_of =
+        regular.map(str::to_owned).chain(init.map(|name| format!("{name} (init)"))).collect::<Vec<_>>().join(", ");
     if let Some(name) = wanted {
         if all.contains(&name) {
             return Ok((name.to_owned(), None));

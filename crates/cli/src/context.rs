@@ -87,9 +87,9 @@ impl Context {
     /// Every pod of one namespace, or of all; sorted by namespace and name.
     pub fn pods(&self, kube_namespace: Option<&str>) -> Result<Vec<PodView>> {
         let listed = PodDir::list(&self.roots)?;
-        let wanted = listed
-            .into_iter()
-            .filter(|listed| kube_namespace.is_none_or(|kube_namespace| listed.pod.metadata.namespace == kube_namespace));
+        let wanted = listed.into_iter().filter(|listed| {
+            kube_namespace.is_none_or(|kube_namespace| listed.pod.metadata.namespace == kube_namespace)
+        });
         Ok(wanted.map(|listed| view(listed.dir, listed.pod)).collect())
     }
 
@@ -161,9 +161,7 @@ impl Context {
         });
         points.filter_map(|point| std::fs::read_dir(PathBuf::from(point).join(&root)).ok()).flatten().any(|entry| {
             let name = entry.ok().and_then(|entry| entry.file_name().into_string().ok()).unwrap_or_default();
-            name.strip_prefix("pod")
-                .and_then(|uid| PodDir::at(&self.roots, uid))
-                .is_some_and(|dir| !dir.exists())
+            name.strip_prefix("pod").and_then(|uid| PodDir::at(&self.roots, uid)).is_some_and(|dir| !dir.exists())
         })
     }
 
@@ -193,7 +191,10 @@ impl Context {
                 None if Instant::now() >= deadline => {
                     let _ = child.kill();
                     let _ = child.wait();
-                    return Err(Failure::error(format!("{program} did not answer within {} s", SHIM_DEADLINE.as_secs())));
+                    return Err(Failure::error(format!(
+                        "{program} did not answer within {} s",
+                        SHIM_DEADLINE.as_secs()
+                    )));
                 }
                 None => std::thread::sleep(Duration::from_millis(2)),
             }

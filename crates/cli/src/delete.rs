@@ -168,9 +168,9 @@ fn selected(
     };
     let Some(kind) = data_kind(resource) else {
         let pods = context.pods(kube_namespace)?;
-        let chosen = pods.iter().filter(|pod| {
-            options.labels.matches(&pod.pod.metadata.labels) && options.fields.matches(&pod.json())
-        });
+        let chosen = pods
+            .iter()
+            .filter(|pod| options.labels.matches(&pod.pod.metadata.labels) && options.fields.matches(&pod.json()));
         return Ok(chosen.map(|pod| target(pod.kube_namespace(), pod.name())).collect());
     };
     let objects = ObjectStore::new(&context.roots).list(kind)?;
@@ -209,7 +209,12 @@ fn file_targets(options: &DeleteOptions, stdin: &mut dyn Read) -> Result<Vec<Tar
 }
 
 /// Gives the pod that is on its way, if it is one.
-fn delete_one(context: &Context, target: &Target, options: &DeleteOptions, out: &mut Out<'_>) -> Result<Option<PodView>> {
+fn delete_one(
+    context: &Context,
+    target: &Target,
+    options: &DeleteOptions,
+    out: &mut Out<'_>,
+) -> Result<Option<PodView>> {
     let absent = || match &target.file {
         _ if options.ignore_not_found => Ok(None),
         None => Err(Failure::not_found(target.resource.plural(), &target.name)),

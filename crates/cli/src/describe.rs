@@ -164,7 +164,9 @@ impl Described<'_> {
             lines.field(2, "Ready", if status.ready { "True" } else { "False" });
             lines.field(2, "Restart Count", status.restart_count);
         }
-        for (label, quantities) in [("Limits", &container.resources.limits), ("Requests", &container.resources.requests)] {
+        for (label, quantities) in
+            [("Limits", &container.resources.limits), ("Requests", &container.resources.requests)]
+        {
             if !quantities.is_empty() {
                 lines.line(2, format_args!("{label}:"));
                 for (name, quantity) in quantities {
@@ -236,7 +238,10 @@ impl Described<'_> {
                 "" => String::new(),
                 path => format!("{path}: "),
             };
-            lines.line(1, format_args!("{}\t{}\t{age}\t{}\t{prefix}{message}", event.kind, event.reason, event.component));
+            lines.line(
+                1,
+                format_args!("{}\t{}\t{age}\t{}\t{prefix}{message}", event.kind, event.reason, event.component),
+            );
         }
     }
 }
@@ -265,10 +270,8 @@ fn labels(lines: &mut Lines<'_>, title: &str, labels: &Labels) {
 }
 
 fn annotations(lines: &mut Lines<'_>, annotations: &BTreeMap<String, String>) {
-    let shown: Vec<_> = annotations
-        .iter()
-        .filter(|(key, _)| *key != "kubectl.kubernetes.io/last-applied-configuration")
-        .collect();
+    let shown: Vec<_> =
+        annotations.iter().filter(|(key, _)| *key != "kubectl.kubernetes.io/last-applied-configuration").collect();
     if shown.is_empty() {
         return lines.field(0, "Annotations", "<none>");
     }
@@ -352,8 +355,27 @@ fn url_path(path: &str) -> String {
     }
     for byte in path.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'$' | b'&' | b'+' | b',' | b'/' | b':'
-            | b';' | b'=' | b'@' | b'!' | b'\'' | b'(' | b')' | b'*' => text.push(byte.into()),
+            b'A'..=b'Z'
+            | b'a'..=b'z'
+            | b'0'..=b'9'
+            | b'-'
+            | b'_'
+            | b'.'
+            | b'~'
+            | b'$'
+            | b'&'
+            | b'+'
+            | b','
+            | b'/'
+            | b':'
+            | b';'
+            | b'='
+            | b'@'
+            | b'!'
+            | b'\''
+            | b'('
+            | b')'
+            | b'*' => text.push(byte.into()),
             _ => {
                 let _ = write!(text, "%{byte:02X}");
             }
@@ -563,7 +585,8 @@ mod tests {
             "serviceAccountName": "default", "priority": 0}),
         );
         pod.metadata.labels = [("app".to_owned(), "web".to_owned()), ("zone".to_owned(), "a".to_owned())].into();
-        pod.metadata.annotations = [("long".to_owned(), "x".repeat(150)), ("note".to_owned(), "short".to_owned())].into();
+        pod.metadata.annotations =
+            [("long".to_owned(), "x".repeat(150)), ("note".to_owned(), "short".to_owned())].into();
         let status: PodStatus = serde_json::from_value(json!({
             "phase": "Running", "hostIP": "192.168.1.5", "podIP": "10.88.0.2", "podIPs": [{"ip": "10.88.0.2"}],
             "startTime": "2024-01-02T03:03:48Z", "qosClass": "Burstable",
@@ -620,11 +643,11 @@ Containers:
     Host Port:    <none>
     Environment:  <none>
     Mounts:       <none>
-Volumes:         <none>
-QoS Class:       
-Node-Selectors:  <none>
-Tolerations:     <none>
-Events:          <none>
+Volumes:          <none>
+QoS Class:        
+Node-Selectors:   <none>
+Tolerations:      <none>
+Events:           <none>
 ";
         assert_eq!(text, expected, "\n{text}");
     }
@@ -642,6 +665,9 @@ Events:          <none>
             now: Wall(1_704_164_645),
             zone: &TimeZone::UTC,
         });
-        assert!(text.contains("Status:                    Terminating (lasts 5s)\nTermination Grace Period:  30s\n"), "{text}");
+        assert!(
+            text.contains("Status:                    Terminating (lasts 5s)\nTermination Grace Period:  30s\n"),
+            "{text}"
+        );
     }
 }

@@ -208,7 +208,7 @@ fn pump(connection: &Connection, mut streams: Streams, out: &mut Out<'_>) -> Res
         }
         if input_ready {
             let mut buffer = vec![0; BUFFER_BYTES];
-            let length = input.lock().read(&mut buffer).unwrap_or_default();
+            let length = nix::unistd::read(&input, &mut buffer).unwrap_or_default();
             input_open = length > 0;
             pending.extend_from_slice(&buffer[..length]);
         }

@@ -304,8 +304,14 @@ fn select_events(context: &Context, options: &GetOptions) -> Result<Vec<(PodView
 impl EventFields {
     /// `involvedObject.name=web,type=Warning,reason=Unhealthy`
     pub fn parse(text: &str) -> Result<EventFields> {
-        const FIELDS: [&str; 6] =
-            ["involvedObject.name", "involvedObject.namespace", "involvedObject.kind", "type", "reason", "metadata.name"];
+        const FIELDS: [&str; 6] = [
+            "involvedObject.name",
+            "involvedObject.namespace",
+            "involvedObject.kind",
+            "type",
+            "reason",
+            "metadata.name",
+        ];
         let mut fields = Vec::new();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             match part.split_once("==").or_else(|| part.split_once('=')) {
@@ -343,7 +349,16 @@ fn event_headings(options: &GetOptions) -> Vec<String> {
     }
     match options.format {
         Format::Wide => cells.extend([
-            "LAST SEEN", "TYPE", "REASON", "OBJECT", "SUBOBJECT", "SOURCE", "MESSAGE", "FIRST SEEN", "COUNT", "NAME",
+            "LAST SEEN",
+            "TYPE",
+            "REASON",
+            "OBJECT",
+            "SUBOBJECT",
+            "SOURCE",
+            "MESSAGE",
+            "FIRST SEEN",
+            "COUNT",
+            "NAME",
         ]),
         _ => cells.extend(["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]),
     }
@@ -501,11 +516,8 @@ fn object_json(stored: &StoredObject) -> Value {
         }
         DataKind::ConfigMap => {
             value["kind"] = json!("ConfigMap");
-            value["data"] = object
-                .data
-                .iter()
-                .map(|(key, value)| (key.clone(), json!(String::from_utf8_lossy(value))))
-                .collect();
+            value["data"] =
+                object.data.iter().map(|(key, value)| (key.clone(), json!(String::from_utf8_lossy(value)))).collect();
             if !object.binary_data.is_empty() {
                 value["binaryData"] = coded(&object.binary_data);
             }

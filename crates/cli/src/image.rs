@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read};
 
 use clap::ArgMatches;
 use jiff::Timestamp;
-use killick_image::store::{Store, User};
+use killick_image::{Store, User};
 
 use crate::command::{is_set, text, texts};
 use crate::context::{Context, require_root};
@@ -24,20 +24,15 @@ pub fn command(context: &Context, matches: &ArgMatches, stdin: &mut dyn Read, ou
         "import" => import(&store, &texts(matches, "file"), text(matches, "name"), stdin, out),
         "ls" => list(context, &store, matches, out),
         "tag" => {
-            let (source, target) = (text(matches, "image").unwrap_or_default(), text(matches, "target").unwrap_or_default());
+            let (source, target) =
+                (text(matches, "image").unwrap_or_default(), text(matches, "target").unwrap_or_default());
             store.tag(source, target).map_err(Failure::error)
         }
         _ => remove(context, &store, &texts(matches, "image"), out),
     }
 }
 
-fn import(
-    store: &Store,
-    files: &[String],
-    name: Option<&str>,
-    stdin: &mut dyn Read,
-    out: &mut Out<'_>,
-) -> Result<()> {
+fn import(store: &Store, files: &[String], name: Option<&str>, stdin: &mut dyn Read, out: &mut Out<'_>) -> Result<()> {
     if files.is_empty() {
         return Err(Failure::usage("name an archive, or - for standard input", "image import"));
     }
@@ -49,7 +44,7 @@ fn import(
             if std::io::stdin().is_terminal() {
                 return Err(Failure::error("standard input is a terminal, not an archive"));
             }
-            store.import(stdin, name)
+            store.import(&mut *stdin, name)
         } else {
             let archive = File::open(file).map_err(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => Failure::error(format!("the path \"{file}\" does not exist")),
@@ -163,7 +158,9 @@ mod tests {
 
     #[test]
     fn sizes_have_three_digits() {
-        for (bytes, text) in [(0, "0B"), (999, "999B"), (4_383_112, "4.38MB"), (12_340_000, "12.3MB"), (1_500_000_000, "1.50GB")] {
+        for (bytes, text) in
+            [(0, "0B"), (999, "999B"), (4_383_112, "4.38MB"), (12_340_000, "12.3MB"), (1_500_000_000, "1.50GB")]
+        {
             assert_eq!(size(bytes), text);
         }
     }

@@ -29,7 +29,6 @@ mod table;
 mod testing;
 mod yaml_out;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use output::Out;

@@ -48,7 +48,8 @@ impl Failure {
     pub fn all(failures: Vec<Failure>) -> Result<()> {
         let Some(first) = failures.first() else { return Ok(()) };
         let code = first.code;
-        let texts: Vec<&str> = failures.iter().map(|failure| failure.text.as_str()).filter(|text| !text.is_empty()).collect();
+        let texts: Vec<&str> =
+            failures.iter().map(|failure| failure.text.as_str()).filter(|text| !text.is_empty()).collect();
         Err(Failure { text: texts.join("\n"), code })
     }
 }

@@ -162,11 +162,7 @@ fn container_word(state: &ContainerState) -> Option<String> {
     Some(given(&ended.reason).unwrap_or_else(|| format!("ExitCode:{}", ended.exit_code)))
 }
 
-fn has_condition(
-    status: &PodStatus,
-    kind: &str,
-    holds: impl Fn(&killick_pod::status::Condition) -> bool,
-) -> bool {
+fn has_condition(status: &PodStatus, kind: &str, holds: impl Fn(&killick_pod::status::Condition) -> bool) -> bool {
     status.conditions.iter().any(|condition| condition.kind == kind && holds(condition))
 }
 
@@ -261,7 +257,7 @@ mod tests {
             two(),
             json!({"phase": "Running", "containerStatuses":
                 [container("a", 2, "2024-01-02T03:04:03Z"), container("b", 1, "2024-01-02T03:00:00Z")]}),
-            ["2/2", "Running", "3 (42s ago)"],
+            ["2/2", "Running", "3 (2s ago)"],
         );
         let mut unknown_end = running("a", true);
         unknown_end["restartCount"] = json!(1);

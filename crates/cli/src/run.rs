@@ -170,8 +170,7 @@ fn describe_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) 
     let now = context.now();
     for (number, view) in chosen.into_iter().enumerate() {
         let events = view.dir.read_events(now).unwrap_or_default();
-        let described =
-            Described { pod: &view.pod, status: &view.status, events: &events, now, zone: &context.zone };
+        let described = Described { pod: &view.pod, status: &view.status, events: &events, now, zone: &context.zone };
         if number > 0 {
             out.print("\n\n")?;
         }
@@ -202,7 +201,9 @@ fn logs_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) -> R
     }
     let container = container.or(inline);
     if let (true, Some(name)) = (all_containers, container) {
-        return Err(Failure::error(format!("--all-containers=true should not be specified with container name {name}")));
+        return Err(Failure::error(format!(
+            "--all-containers=true should not be specified with container name {name}"
+        )));
     }
     let since = text(matches, "since").filter(|text| *text != "0" && *text != "0s" && !text.is_empty());
     let since_time = text(matches, "since-time").filter(|text| !text.is_empty());
@@ -233,7 +234,9 @@ fn logs_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) -> R
         None => (!selector.is_empty()).then_some(10),
     };
     let limit_bytes = match number("limit-bytes") {
-        Some(limit @ ..=-1) => return Err(Failure::error(format!("--limit-bytes must be greater than 0, not {limit}"))),
+        Some(limit @ ..=-1) => {
+            return Err(Failure::error(format!("--limit-bytes must be greater than 0, not {limit}")));
+        }
         Some(0) | None => None,
         Some(limit) => u64::try_from(limit).ok(),
     };
@@ -314,7 +317,9 @@ fn delete_command(context: &Context, matches: &ArgMatches, stdin: &mut dyn Read,
 
 fn events_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) -> Result<()> {
     let types = texts(matches, "types");
-    if let Some(other) = types.iter().find(|kind| !["Normal", "Warning"].iter().any(|known| known.eq_ignore_ascii_case(kind))) {
+    if let Some(other) =
+        types.iter().find(|kind| !["Normal", "Warning"].iter().any(|known| known.eq_ignore_ascii_case(kind)))
+    {
         return Err(Failure::error(format!("valid --types are Normal or Warning, not {other}")));
     }
     let pod = match text(matches, "for") {
@@ -324,7 +329,15 @@ fn events_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) ->
     };
     let place = place(matches);
     require_root()?;
-    get::events(context, place.as_deref(), pod.as_deref(), &types, is_set(matches, "watch"), !is_set(matches, "no-headers"), out)
+    get::events(
+        context,
+        place.as_deref(),
+        pod.as_deref(),
+        &types,
+        is_set(matches, "watch"),
+        !is_set(matches, "no-headers"),
+        out,
+    )
 }
 
 fn probes_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) -> Result<()> {

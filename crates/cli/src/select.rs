@@ -200,7 +200,9 @@ fn pointer(path: &str) -> Option<String> {
 
 fn compare(a: Option<&Value>, b: Option<&Value>) -> Ordering {
     match (a, b) {
-        (Some(Value::Number(a)), Some(Value::Number(b))) => a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal),
+        (Some(Value::Number(a)), Some(Value::Number(b))) => {
+            a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal)
+        }
         (Some(a), Some(b)) => text(a).cmp(&text(b)),
         (None, Some(_)) => Ordering::Less,
         (Some(_), None) => Ordering::Greater,

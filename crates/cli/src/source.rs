@@ -101,8 +101,7 @@ fn read_texts(name: &str, recursive: bool, stdin: &mut dyn Read) -> Result<Vec<(
 
 fn collect(directory: &Path, recursive: bool, paths: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |error: io::Error| Failure::error(format!("read {}: {error}", directory.display()));
-    let mut entries =
-        fs::read_dir(directory).map_err(failed)?.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+    let mut entries = fs::read_dir(directory).map_err(failed)?.collect::<io::Result<Vec<_>>>().map_err(failed)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// A pod named `name`, created 2024-01-02T03:03:48Z on `node-1`; what the manifest's defaults would fill is filled.
 pub(crate) fn pod(name: &str, mut spec: Value) -> Pod {
     for list in ["containers", "initContainers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             fill(
                 container,
                 json!({"imagePullPolicy": "IfNotPresent", "terminationMessagePath": "/dev/termination-log",

@@ -138,8 +138,7 @@ fn plain_allowed(text: &str) -> bool {
 
 /// Whether a reader would take the plain word for null, a boolean, a number, a time or a merge key.
 fn reads_as_something_else(text: &str) -> bool {
-    const WORDS: [&str; 13] =
-        ["", "~", "null", "true", "false", "y", "n", "yes", "no", "on", "off", "<<", "="];
+    const WORDS: [&str; 13] = ["", "~", "null", "true", "false", "y", "n", "yes", "no", "on", "off", "<<", "="];
     let lower = text.to_ascii_lowercase();
     let cased = |word: &str| {
         let mut first_upper = word.to_owned();
@@ -204,7 +203,8 @@ fn is_time(text: &str) -> bool {
     let is_date = date.parse::<jiff::civil::Date>().is_ok() && date.len() == 10 && date.as_bytes()[4] == b'-';
     is_date
         && (rest.is_empty()
-            || (rest.starts_with(['T', 't', ' ']) && text.replacen([' ', 't'], "T", 1).parse::<jiff::Timestamp>().is_ok())
+            || (rest.starts_with(['T', 't', ' '])
+                && text.replacen([' ', 't'], "T", 1).parse::<jiff::Timestamp>().is_ok())
             || (rest.starts_with(' ') && date_and_clock(rest)))
 }
 
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn keys_are_sorted_and_sequences_stand_under_their_key() {
         let value = json!({
-            "spec": {"containers": [{"name": "a", "args": ["x", ["y"]], "resources": {}}], "empty": []},
+            "spec": {"containers": [{"name": "a", "args": ["x", ["z"]], "resources": {}}], "empty": []},
             "apiVersion": "v1",
         });
         let text = "\
@@ -259,7 +259,7 @@ spec:
   containers:
   - args:
     - x
-    - - y
+    - - z
     name: a
     resources: {}
   empty: []
