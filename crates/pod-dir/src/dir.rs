@@ -38,6 +38,10 @@ pub struct Listed {
     pub pod: Pod,
 }
 
+/// While it lives nobody else starts this pod's keep.
+#[derive(Debug)]
+pub struct StartGuard(#[expect(dead_code, reason = "held, not read")] Flock<File>);
+
 #[derive(Serialize)]
 struct VersionedRef<'a, T> {
     version: u32,
@@ -336,6 +340,24 @@ impl PodDir {
 
     pub fn is_marked_deleting(&self) -> bool {
         self.deleting_path().exists()
+    }
+
+    /// Makes the run directory again and takes the name again: what a reboot took.
+    pub fn restore_run_dir(&self, pod: &Pod) -> Result<(), Error> {
+        make_directories(&self.run_dir(), 0o700)?;
+        self.take_name(&pod.metadata.namespace, &pod.metadata.name)
+    }
+
+    /// For whoever is going to start keep; `None` while somebody else is at it. Two commands at once would otherwise
+    /// both find the lock free.
+    pub fn begin_start(&self) -> Result<Option<StartGuard>, Error> {
+        let path = self.run_dir();
+        let directory = File::open(&path).map_err(Error::io("open", &path))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(StartGuard(lock))),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(Error::io("lock", &path)(errno.into())),
+        }
     }
 
     /// The last undo: logs, data, run directory, and then the name. Goes on after an error and returns them all.
