@@ -79,6 +79,7 @@ impl PodMachine {
                 slot.failure = Some(Failure { reason: "RunContainerError".to_owned(), message });
                 slot.next_number = attempt.number.saturating_add(1);
                 slot.hold_until = Some(now.monotonic + RELIST);
+                slot.refuse_at = slot.hold_until;
             }
         }
     }
@@ -138,8 +139,9 @@ impl PodMachine {
             runtime_id: Some(live.runtime_id.clone()),
             image_id: live.image_id.clone(),
         };
-        slot.hold_until = (live.post_start == PostStart::Failed).then_some(now.monotonic + RELIST);
+        let hold_until = (live.post_start == PostStart::Failed).then_some(now.monotonic + RELIST);
         slot.bury(ended);
+        (slot.hold_until, slot.refuse_at) = (hold_until, hold_until);
     }
 
     pub(super) fn hook_done(&mut self, attempt: Attempt, hook: Hook, result: Result<(), String>) {

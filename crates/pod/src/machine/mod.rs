@@ -125,8 +125,8 @@ impl PodMachine {
         machine
     }
 
-    /// The machine of a restarted shim; `Err` says why the snapshot cannot belong to this pod. No container restarts
-    /// for it, and probes go on at the next tick.
+    /// The machine of a restarted shim; `Err` says why the snapshot cannot belong to this pod on this boot. No container
+    /// restarts for it, and probes go on at the next tick. What became due meanwhile is due at once.
     pub fn restore(pod: Pod, node: NodeInfo, snapshot: Snapshot, now: Now) -> Result<PodMachine, String> {
         let count = pod.spec.init_containers.len() + pod.spec.containers.len();
         if snapshot.version != SNAPSHOT_VERSION {
@@ -135,11 +135,13 @@ impl PodMachine {
         if snapshot.slots.len() != count || snapshot.initialised > pod.spec.init_containers.len() {
             return Err(format!("state of {} containers for a pod of {count}", snapshot.slots.len()));
         }
+        if snapshot.now.monotonic > now.monotonic {
+            return Err("state of a later time: the host was started anew".to_owned());
+        }
         let mut machine = PodMachine { pod, node, state: snapshot, actions: Vec::new() };
         if machine.state.workers.iter().any(|worker| machine.probe_of(worker.container, worker.kind).is_none()) {
             return Err("state of a probe that the pod does not have".to_owned());
         }
-        machine.state.now = now.not_before(machine.state.now);
         for worker in &mut machine.state.workers {
             worker.forget_flight();
         }
@@ -217,8 +219,8 @@ impl PodMachine {
     }
 
     /// Actions that were given out and not yet answered. After a take-over the supervisor answers each from what it
-    /// finds (a container that runs: `Started`) or carries it out again. Probes are not among them: a restored machine
-    /// just goes on with the next tick.
+    /// finds (a container that runs: `Started`; one that has run: `Started` and `Exited`) or carries it out again. Probes
+    /// are not among them: a restored machine just goes on with the next tick.
     pub fn outstanding(&self) -> Vec<Action> {
         let kills = (0..self.state.slots.len()).filter_map(|index| self.unanswered_kill(index));
         self.state.outstanding.iter().cloned().chain(kills).collect()
@@ -265,7 +267,12 @@ impl PodMachine {
     }
 
     fn removed(&mut self) {
-        self.state.finished = self.take_outstanding(|action| matches!(action, Action::Remove));
+        if self.take_outstanding(|action| matches!(action, Action::Remove)) {
+            self.state.finished = true;
+            // Nobody waits for late answers any more.
+            self.state.outstanding.clear();
+            self.state.workers.clear();
+        }
     }
 
     // Giving out actions, and taking their answers.

@@ -4,6 +4,7 @@ use super::sandbox::Sandbox;
 use super::slot::{Ended, Run, Slot};
 use super::sync::DEADLINE_MESSAGE;
 use super::{PodMachine, Teardown};
+use crate::resources::qos_class;
 use crate::spec::RestartPolicy;
 use crate::status::{
     Condition, ContainerState, ContainerStatus, Phase, PodIp, PodStatus, Running, Terminated, Waiting,
@@ -42,18 +43,20 @@ impl PodMachine {
             (Sandbox::Ready { ip, .. }, false) => ip.map(|ip| ip.to_string()),
             (Sandbox::Lost { .. } | Sandbox::Stopping { .. } | Sandbox::Stopped { .. }, false) => old.pod_ip.clone(),
         };
+        let host_ip = self.state.admitted.and(self.node.ip).map(|ip| ip.to_string());
         PodStatus {
             phase,
             message: reason.as_ref().map(|_| DEADLINE_MESSAGE.to_owned()),
             reason,
             conditions,
-            host_ip: self.state.admitted.and(self.node.ip).map(|ip| ip.to_string()),
+            host_ips: host_ip.iter().map(|ip| PodIp { ip: ip.clone() }).collect(),
+            host_ip,
             pod_ips: ip.iter().map(|ip| PodIp { ip: ip.clone() }).collect(),
             pod_ip: ip,
             start_time: self.state.admitted.map(|admitted| admitted.wall.rfc3339()),
             init_container_statuses: inits,
             container_statuses: regulars,
-            qos_class: self.qos_class().to_owned(),
+            qos_class: qos_class(&self.pod.spec).as_str().to_owned(),
         }
     }
 
@@ -253,10 +256,4 @@ fn terminated(ended: Option<&Ended>) -> ContainerState {
         container_id: ended.runtime_id.as_deref().map(runtime_id),
     });
     ContainerState { terminated, ..ContainerState::default() }
-}
-
-impl PodMachine {
-    fn qos_class(&self) -> &'static str {
-        "BestEffort"
-    }
 }

@@ -68,20 +68,26 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-type Answer<A, R> = Box<dyn FnMut(A) -> R>;
+pub(super) type Answer<A, R> = Box<dyn FnMut(A) -> R>;
+
+/// `Err`: volume and message.
+pub(super) type Mounted = Result<(), (String, String)>;
+
+/// Seconds that the hook takes, and its result.
+pub(super) type Hooked = (f64, Result<(), String>);
 
 /// Closures where a test cares, defaults elsewhere.
 #[derive(Default)]
 pub(super) struct Script {
     pub(super) sandbox: Option<Answer<u32, Result<(), String>>>,
-    pub(super) volumes: Option<Answer<(), Result<(), (String, String)>>>,
+    pub(super) volumes: Option<Answer<(), Mounted>>,
     pub(super) start: Option<Answer<Attempt, Result<(), StartFailure>>>,
     pub(super) start_after: Option<Duration>,
     pub(super) run: Option<Answer<Attempt, Option<(f64, i32)>>>,
     pub(super) signal: Option<Answer<Attempt, Option<(f64, i32)>>>,
     pub(super) probe: Option<Answer<(Attempt, ProbeKind, f64), Outcome>>,
     pub(super) probe_after: Option<Duration>,
-    pub(super) hook: Option<Answer<(Attempt, Hook), (f64, Result<(), String>)>>,
+    pub(super) hook: Option<Answer<(Attempt, Hook), Hooked>>,
 }
 
 impl World for Script {
