@@ -1,5 +1,9 @@
 //! A pod's life with a jumping clock: the real machine in a world that answers by a script. Nothing is run.
 
+mod script;
+
+pub use script::{Line, Script, simulate};
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
