@@ -28,11 +28,10 @@ pub(crate) struct Birth<'a> {
 }
 
 pub(crate) enum Born {
-    /// `in_cgroup`: CLONE_INTO_CGROUP was asked for and done.
     Parent {
         child: PidFd,
-        in_cgroup: bool,
     },
+    /// `in_cgroup`: CLONE_INTO_CGROUP was asked for and done.
     Child {
         in_cgroup: bool,
     },
@@ -123,7 +122,7 @@ fn clone3(how: Birth<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<Born> {
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     match check(pid, || format!("clone3({})", names.join("|")))? {
         0 => Ok(Born::Child { in_cgroup: cgroup.is_some() }),
-        pid => Ok(Born::Parent { child: PidFd::adopt(pid as i32, Some(own(pidfd))), in_cgroup: cgroup.is_some() }),
+        pid => Ok(Born::Parent { child: PidFd::adopt(pid as i32, Some(own(pidfd))) }),
     }
 }
 
@@ -138,7 +137,7 @@ fn clone_sibling(how: Birth<'_>) -> Result<Born> {
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match check(pid, || "clone(CLONE_PARENT|SIGCHLD)".into())? {
         0 => Ok(Born::Child { in_cgroup: false }),
-        pid => Ok(Born::Parent { child: PidFd::adopt(pid as i32, None), in_cgroup: false }),
+        pid => Ok(Born::Parent { child: PidFd::adopt(pid as i32, None) }),
     }
 }
 
@@ -149,7 +148,7 @@ fn fork() -> Result<Born> {
     let pid = unsafe { libc::fork() };
     match check(libc::c_long::from(pid), || "fork()".into())? {
         0 => Ok(Born::Child { in_cgroup: false }),
-        pid => Ok(Born::Parent { child: PidFd::adopt(pid as i32, None), in_cgroup: false }),
+        pid => Ok(Born::Parent { child: PidFd::adopt(pid as i32, None) }),
     }
 }
 
@@ -205,7 +204,7 @@ where
 {
     let (ours, theirs) = fd::stream_pair()?;
     match birth(Birth::default())? {
-        Born::Parent { child, .. } => {
+        Born::Parent { child } => {
             drop(theirs);
             fd::set_nonblocking(ours.as_fd(), true)?;
             Ok(Worker {

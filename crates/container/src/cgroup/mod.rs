@@ -151,6 +151,17 @@ impl Cgroup {
         Ok(attach)
     }
 
+    /// Where the cgroup is: for v1 the base name of each hierarchy's mount (`cpu,cpuacct`) and the directory, for v2 an
+    /// empty name. What a container sees below `/sys/fs/cgroup` is made of these.
+    pub fn dirs(&self) -> Vec<(String, PathBuf)> {
+        let v1 = self.layout.v1.iter().map(|hierarchy| {
+            let name = hierarchy.mount_point.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            (name, hierarchy.mount_point.join(&self.path))
+        });
+        let v2 = self.unified_dir().filter(|_| self.layout.is_v2()).map(|dir| (String::new(), dir));
+        v1.chain(v2).collect()
+    }
+
     /// The processes in the cgroup and below it. Zombies are not among them.
     pub fn processes(&self) -> Result<Vec<libc::pid_t>, CgroupError> {
         kill::processes_below(&self.primary().dir)

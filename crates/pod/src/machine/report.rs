@@ -4,6 +4,7 @@ use super::sandbox::Sandbox;
 use super::slot::{Ended, Run, Slot};
 use super::sync::DEADLINE_MESSAGE;
 use super::{PodMachine, Teardown};
+use crate::resources::qos_class;
 use crate::spec::RestartPolicy;
 use crate::status::{
     Condition, ContainerState, ContainerStatus, Phase, PodIp, PodStatus, Running, Terminated, Waiting,
@@ -55,7 +56,7 @@ impl PodMachine {
             start_time: self.state.admitted.map(|admitted| admitted.wall.rfc3339()),
             init_container_statuses: inits,
             container_statuses: regulars,
-            qos_class: self.qos_class().to_owned(),
+            qos_class: qos_class(&self.pod.spec).as_str().to_owned(),
         }
     }
 
@@ -255,10 +256,4 @@ fn terminated(ended: Option<&Ended>) -> ContainerState {
         container_id: ended.runtime_id.as_deref().map(runtime_id),
     });
     ContainerState { terminated, ..ContainerState::default() }
-}
-
-impl PodMachine {
-    fn qos_class(&self) -> &'static str {
-        "BestEffort"
-    }
 }

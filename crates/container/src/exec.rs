@@ -1,0 +1,109 @@
+//! One more process in a container that runs: it joins everything, mounts nothing.
+
+use crate::birth::plan_join_process;
+use crate::process::{Gate, PlannedStdio, begin, deduplicate, finish, plan_stdio};
+use crate::request::ExecRequest;
+use crate::state::{Container, SavedUser, Settings};
+use killick_sys::facts::Facts;
+use killick_sys::launch::{Launch, LaunchError, PidNamespace, Plan, Progress, Step, launch};
+use killick_sys::ns::{self, NamespaceKind};
+use killick_sys::pidfd::PidFd;
+use nix::errno::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+/// A process being added. Watch `channel` and ask `progress` until it is Running or Failed; then `into_process`.
+/// Dropping it before that kills it.
+#[derive(Debug)]
+pub struct Exec {
+    launch: Launch,
+}
+
+/// Starts the process; its deadline and the end of whatever it starts (kill its leaf) are the caller's.
+pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> Result<Exec, LaunchError> {
+    let ExecRequest { args, stdio, attach, env, cwd, user, capabilities, no_new_privileges } = request;
+    if args.is_empty() {
+        return Err(LaunchError::Unsupported("args must not be empty".into()));
+    }
+    let first = &container.settings;
+    let settings = Settings {
+        env: deduplicate(first.env.iter().cloned().chain(env))?,
+        cwd: cwd.unwrap_or_else(|| first.cwd.clone()),
+        user: user.map_or_else(|| first.user.clone(), SavedUser::from_query),
+        capabilities: capabilities.unwrap_or(first.capabilities),
+        no_new_privileges: no_new_privileges.unwrap_or(first.no_new_privileges),
+        ..first.clone()
+    };
+
+    let mut plan = Plan::new();
+    let born_in = begin(&mut plan, attach, settings.oom_score_adj)?;
+    let stdio = plan_stdio(&mut plan, stdio);
+    plan.push(Step::NewSession);
+    let kinds =
+        [NamespaceKind::Ipc, NamespaceKind::Uts, NamespaceKind::Network, NamespaceKind::Cgroup, NamespaceKind::Mount];
+    let kinds = if facts.cgroup_namespace { &kinds[..] } else { &[kinds[0], kinds[1], kinds[2], kinds[4]] };
+    let process = container.process();
+    plan_join_process(&mut plan, facts, "container", process, kinds)?;
+    let pid_namespace = match settings.pid_namespace {
+        true => Some(pid_namespace(process)?),
+        false => None,
+    };
+    let pid = match &pid_namespace {
+        Some(namespace) if settings.born_outside => {
+            let fd = plan.fd("container pid", crate::process::clone_fd(namespace)?);
+            plan.push(Step::PidForChildren(fd));
+            PidNamespace::Inherit
+        }
+        Some(namespace) => PidNamespace::Inside(namespace.as_fd()),
+        None => PidNamespace::Inherit,
+    };
+    if let PlannedStdio::Terminal { rows, columns } = stdio {
+        plan.push(Step::Terminal { console: false, rows, columns });
+    }
+    finish(&mut plan, &settings, &stdio, Gate::None, args);
+    Ok(Exec { launch: launch(plan, pid, born_in)? })
+}
+
+fn pid_namespace(process: &PidFd) -> Result<OwnedFd, LaunchError> {
+    let opened = ns::open_of(process.pid(), NamespaceKind::Pid).map_err(|error| match error.errno() {
+        Errno::ESRCH | Errno::ENOENT => LaunchError::NotRunning,
+        _ => LaunchError::Call(error),
+    })?;
+    if process.is_running() { Ok(opened) } else { Err(LaunchError::NotRunning) }
+}
+
+impl Exec {
+    /// Readable when `progress` has something new.
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.launch.channel()
+    }
+
+    /// Pending, then Running or Failed. Never blocks.
+    pub fn progress(&mut self) -> Progress {
+        self.launch.progress()
+    }
+
+    /// None while one outside the PID namespace prepares it.
+    pub fn process(&self) -> Option<&PidFd> {
+        self.launch.process()
+    }
+
+    /// Blocks until Running or Failed: for tools and tests.
+    pub fn wait(&mut self, deadline: Instant) -> Progress {
+        self.launch.wait(deadline)
+    }
+
+    pub fn warnings(&self) -> &[String] {
+        self.launch.warnings()
+    }
+
+    /// The pty's master, once.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.launch.take_terminal()
+    }
+
+    /// The process, once it runs: with it goes the duty to wait for its end.
+    pub fn into_process(self) -> Result<PidFd, LaunchError> {
+        self.launch.into_process().ok_or(LaunchError::NotRunning)
+    }
+}

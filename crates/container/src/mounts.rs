@@ -1,0 +1,369 @@
+//! The mounts of an OCI configuration as steps, for kernels with detached mounts and for those without.
+
+use crate::devices::DEFAULT_NODES;
+use crate::options::{self, Options};
+use killick_sys::launch::{
+    Device, DeviceKind, Fd, LaunchError, Mount, MountPoint, MountSource, Plan, Propagation, Step, Tree,
+};
+use killick_sys::path::clean;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount as OciMount, Spec};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// How mounts reach the container's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// Pieces made detached before the child leaves the host's mount namespace, attached by descriptor.
+    Detached,
+    /// mount(2) in a copy of the host's mount namespace.
+    Classic,
+}
+
+/// Where the pod's shared pieces are.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shared {
+    /// Classic: a tmpfs of the host's mount namespace. Detached: `/dev/shm` of the sandbox's.
+    pub(crate) shm: Option<PathBuf>,
+    /// The sandbox's procfs, for children that stay outside its PID namespace.
+    pub(crate) proc: Option<PathBuf>,
+}
+
+/// Steps by when they happen.
+#[derive(Debug, Default)]
+pub(crate) struct MountSteps {
+    /// In the host's mount namespace, before it is left.
+    pub(crate) outside: Vec<Step>,
+    /// In the new namespace, while the sandbox's mounts are still in sight.
+    pub(crate) in_sight: Vec<Step>,
+    /// On the root, in order.
+    pub(crate) mounts: Vec<Step>,
+    /// What had to be written to first.
+    pub(crate) finish: Vec<Step>,
+}
+
+pub(crate) struct Planner<'a> {
+    pub(crate) plan: &'a mut Plan,
+    pub(crate) api: Api,
+    pub(crate) shared: Shared,
+    /// Name below /sys/fs/cgroup and directory of the container's own cgroup; on v2 one without a name.
+    pub(crate) cgroups: Vec<(String, PathBuf)>,
+    pub(crate) cgroup_namespace: bool,
+    pub(crate) sources: Vec<(PathBuf, OwnedFd)>,
+    pub(crate) steps: MountSteps,
+    pub(crate) next_tree: u16,
+}
+
+/// Below /proc nothing may be mounted but what lxcfs gives (oci.md §1.3.3).
+const PROC_MOUNTABLE: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+impl Planner<'_> {
+    pub(crate) fn mount_all(&mut self, spec: &Spec) -> Result<(), LaunchError> {
+        for mount in spec.mounts().iter().flatten() {
+            self.mount(mount)?;
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, mount: &OciMount) -> Result<(), LaunchError> {
+        let destination = clean(mount.destination());
+        let options = options::parse(mount.options().as_deref().unwrap_or_default());
+        let fstype = mount.typ().as_deref().unwrap_or("bind");
+        let source = mount.source().clone();
+        if options.bind || fstype == "bind" || fstype == "none" {
+            let path = source.ok_or_else(|| unsupported(&destination, "a bind mount without a source"))?;
+            guard_proc(&destination)?;
+            return self.bind(destination, path, &options);
+        }
+        match fstype {
+            "cgroup" | "cgroup2" => self.cgroup(destination, &options),
+            "proc" => {
+                if destination != Path::new("/proc") {
+                    guard_proc(&destination)?;
+                }
+                match self.shared.proc.clone() {
+                    Some(path) => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
+                    None => self.filesystem(destination, fstype, "proc", &options, MountPoint::OrdinaryDirectory),
+                }
+            }
+            "sysfs" => self.filesystem(destination, fstype, "sysfs", &options, MountPoint::OrdinaryDirectory),
+            "tmpfs" if destination == Path::new("/dev/shm") && self.shared.shm.is_some() => {
+                let path = self.shared.shm.clone().unwrap_or_default();
+                match self.api {
+                    Api::Detached => self.in_sight(destination, path, &options, MountPoint::Directory),
+                    Api::Classic => self.bind(destination, path, &options),
+                }
+            }
+            _ => {
+                guard_proc(&destination)?;
+                let source = source.map_or(fstype.to_owned(), |source| source.display().to_string());
+                self.filesystem(destination, fstype, &source, &options, MountPoint::Directory)
+            }
+        }
+    }
+
+    fn filesystem(
+        &mut self,
+        destination: PathBuf,
+        fstype: &str,
+        source: &str,
+        options: &Options,
+        point: MountPoint,
+    ) -> Result<(), LaunchError> {
+        let mut set = options.set;
+        // Files are still made in it: read-only comes at the end.
+        if set & libc::MS_RDONLY != 0 && (fstype == "tmpfs" || destination == Path::new("/dev")) {
+            set &= !libc::MS_RDONLY;
+            self.steps.finish.push(Step::RemountReadonly(destination.clone()));
+        }
+        self.steps.mounts.push(Step::Mount(Mount {
+            destination,
+            source: MountSource::Filesystem {
+                fstype: fstype.into(),
+                source: source.into(),
+                data: options.data.clone(),
+            },
+            point,
+            set,
+            clear: 0,
+            propagation: options.propagation,
+            recursive_set: options.recursive_set,
+            recursive_clear: options.recursive_clear,
+        }));
+        Ok(())
+    }
+
+    /// A piece of the sandbox's mount namespace.
+    fn in_sight(
+        &mut self,
+        destination: PathBuf,
+        path: PathBuf,
+        options: &Options,
+        point: MountPoint,
+    ) -> Result<(), LaunchError> {
+        let tree = self.tree();
+        self.steps.in_sight.push(Step::CloneTree {
+            tree,
+            path,
+            fd: None,
+            recursive: false,
+            set: options.set,
+            clear: options.clear,
+            propagation: Propagation::Private,
+            recursive_set: 0,
+            recursive_clear: 0,
+        });
+        self.attach(destination, tree, point);
+        Ok(())
+    }
+
+    fn tree(&mut self) -> Tree {
+        self.next_tree += 1;
+        Tree(self.next_tree)
+    }
+
+    fn attach(&mut self, destination: PathBuf, tree: Tree, point: MountPoint) {
+        self.steps.mounts.push(Step::Mount(Mount {
+            destination,
+            source: MountSource::Tree(tree),
+            point,
+            set: 0,
+            clear: 0,
+            propagation: None,
+            recursive_set: 0,
+            recursive_clear: 0,
+        }));
+    }
+
+    fn bind(&mut self, destination: PathBuf, path: PathBuf, options: &Options) -> Result<(), LaunchError> {
+        let prepared = self.sources.iter().position(|(at, _)| clean(at) == destination);
+        let (fd, is_dir) = match prepared {
+            Some(index) => {
+                let (_, fd) = self.sources.swap_remove(index);
+                let is_dir = is_directory(&fd);
+                (Some(self.plan.fd(format!("source of {}", destination.display()), fd)), is_dir)
+            }
+            None => {
+                let metadata = std::fs::metadata(&path).map_err(|error| {
+                    let error = killick_sys::error::Error::from_io(format!("stat({})", path.display()), &error);
+                    LaunchError::Step { doing: format!("mount {}", destination.display()), error }
+                })?;
+                (None, metadata.is_dir())
+            }
+        };
+        let point = if is_dir { MountPoint::Directory } else { MountPoint::File };
+        self.bind_known(destination, path, fd, options, point);
+        Ok(())
+    }
+
+    fn bind_known(
+        &mut self,
+        destination: PathBuf,
+        path: PathBuf,
+        fd: Option<Fd>,
+        options: &Options,
+        point: MountPoint,
+    ) {
+        let propagation = options.propagation.unwrap_or(Propagation::Private);
+        match self.api {
+            Api::Detached => {
+                let tree = self.tree();
+                self.steps.outside.push(Step::CloneTree {
+                    tree,
+                    path,
+                    fd,
+                    recursive: options.recursive,
+                    set: options.set,
+                    clear: options.clear,
+                    propagation,
+                    recursive_set: options.recursive_set,
+                    recursive_clear: options.recursive_clear,
+                });
+                self.attach(destination, tree, point);
+            }
+            Api::Classic => self.steps.mounts.push(Step::Mount(Mount {
+                destination,
+                source: MountSource::Bind { path, verify: fd, recursive: options.recursive },
+                point,
+                set: options.set,
+                clear: options.clear,
+                propagation: Some(propagation),
+                recursive_set: options.recursive_set,
+                recursive_clear: options.recursive_clear,
+            })),
+        }
+    }
+
+    /// The container's own cgroup: a tmpfs with one bind for each v1 hierarchy, or the one v2 directory.
+    fn cgroup(&mut self, destination: PathBuf, options: &Options) -> Result<(), LaunchError> {
+        let bind = Options { bind: true, data: String::new(), ..options.clone() };
+        let is_v2 = self.cgroups.iter().any(|(name, _)| name.is_empty());
+        if is_v2 {
+            if self.cgroup_namespace {
+                let own = Options { data: String::new(), ..options.clone() };
+                return self.filesystem(destination, "cgroup2", "cgroup", &own, MountPoint::Directory);
+            }
+            let (_, dir) = self.cgroups[0].clone();
+            self.bind_known(destination, dir, None, &bind, MountPoint::Directory);
+            return Ok(());
+        }
+        let top = Options { data: "mode=755".into(), ..options.clone() };
+        self.filesystem(destination.clone(), "tmpfs", "cgroup", &top, MountPoint::Directory)?;
+        for (name, dir) in self.cgroups.clone() {
+            self.bind_known(destination.join(&name), dir, None, &bind, MountPoint::Directory);
+            for part in name.split(',').filter(|part| *part != name) {
+                let (path, target) = (destination.join(part), PathBuf::from(&name));
+                self.steps.mounts.push(Step::Symlink { path, target, replace: false });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_directory(fd: &OwnedFd) -> bool {
+    nix::sys::stat::fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+fn unsupported(destination: &Path, what: &str) -> LaunchError {
+    LaunchError::Unsupported(format!("mount {}: {what}", destination.display()))
+}
+
+fn guard_proc(destination: &Path) -> Result<(), LaunchError> {
+    if !destination.starts_with("/proc") || PROC_MOUNTABLE.iter().any(|path| destination == Path::new(path)) {
+        return Ok(());
+    }
+    Err(LaunchError::Unsupported(if destination == Path::new("/proc") {
+        "\"/proc\" cannot be mounted because it is not of type proc".into()
+    } else {
+        format!("{destination:?} cannot be mounted because it is inside /proc")
+    }))
+}
+
+/// Nodes and links of /dev, unless the configuration binds a /dev of its own.
+pub(crate) fn device_steps(spec: &Spec) -> Result<Vec<Step>, LaunchError> {
+    let is_bound = spec.mounts().iter().flatten().any(|mount| {
+        clean(mount.destination()) == Path::new("/dev")
+            && options::parse(mount.options().as_deref().unwrap_or_default()).bind
+    });
+    if is_bound {
+        return Ok(Vec::new());
+    }
+    let none = Vec::new();
+    let listed = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref()).unwrap_or(&none);
+    let mut steps = Vec::new();
+    for node in DEFAULT_NODES {
+        if !listed.iter().any(|device| clean(device.path()) == Path::new(node.path)) {
+            let (path, kind) = (node.path.into(), DeviceKind::Char);
+            let (major, minor) = (node.major, node.minor);
+            steps.push(Step::Device(Device { path, kind, major, minor, mode: 0o666, uid: 0, gid: 0 }));
+        }
+    }
+    for device in listed {
+        steps.push(Step::Device(device_node(device)?));
+    }
+    let links = [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/core", "/proc/kcore"),
+    ];
+    for (path, target) in links {
+        steps.push(Step::Symlink { path: path.into(), target: target.into(), replace: false });
+    }
+    steps.push(Step::Symlink { path: "/dev/ptmx".into(), target: "pts/ptmx".into(), replace: true });
+    Ok(steps)
+}
+
+fn device_node(device: &LinuxDevice) -> Result<Device, LaunchError> {
+    let kind = match device.typ() {
+        LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
+        LinuxDeviceType::B => DeviceKind::Block,
+        LinuxDeviceType::P => DeviceKind::Fifo,
+        LinuxDeviceType::A => {
+            return Err(LaunchError::Unsupported(format!("device {}: type a is no node", device.path().display())));
+        }
+    };
+    let number = |value: i64| {
+        u32::try_from(value).map_err(|_| {
+            LaunchError::Unsupported(format!("device {}: number {value} out of range", device.path().display()))
+        })
+    };
+    Ok(Device {
+        path: clean(device.path()),
+        kind,
+        major: if kind == DeviceKind::Fifo { 0 } else { number(device.major())? },
+        minor: if kind == DeviceKind::Fifo { 0 } else { number(device.minor())? },
+        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_mounted_below_proc_but_what_lxcfs_gives() {
+        for (path, allowed) in [
+            ("/proc", false),
+            ("/proc/meminfo", true),
+            ("/proc/sys", false),
+            ("/proc/self/attr", false),
+            ("/procedure", true),
+        ] {
+            assert_eq!(guard_proc(Path::new(path)).is_ok(), allowed, "{path}");
+        }
+    }
+}

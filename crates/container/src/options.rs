@@ -1,0 +1,158 @@
+//! Mount options as OCI configurations write them: words to flags (runtime-spec, "Mount options").
+
+use killick_sys::launch::Propagation;
+use killick_sys::mount::{
+    MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME, MS_NOSYMFOLLOW,
+};
+
+/// A later option wins over an earlier one; what was cleared is kept, because a bind takes its source's flags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) set: u64,
+    pub(crate) clear: u64,
+    pub(crate) recursive_set: u64,
+    pub(crate) recursive_clear: u64,
+    pub(crate) propagation: Option<Propagation>,
+    pub(crate) bind: bool,
+    pub(crate) recursive: bool,
+    /// What is the file system's own business.
+    pub(crate) data: String,
+}
+
+const MS_I_VERSION: u64 = 1 << 23;
+const MS_LAZYTIME: u64 = 1 << 25;
+
+pub(crate) fn parse(options: &[String]) -> Options {
+    let mut parsed = Options::default();
+    for option in options {
+        parsed.apply(option);
+    }
+    parsed
+}
+
+impl Options {
+    fn apply(&mut self, option: &str) {
+        if let Some((flag, on)) = flag(option) {
+            (self.set, self.clear) =
+                if on { (self.set | flag, self.clear & !flag) } else { (self.set & !flag, self.clear | flag) };
+            return;
+        }
+        if let Some((attribute, on)) = recursive_attribute(option) {
+            (self.recursive_set, self.recursive_clear) = if on {
+                (self.recursive_set | attribute, self.recursive_clear & !attribute)
+            } else {
+                (self.recursive_set & !attribute, self.recursive_clear | attribute)
+            };
+            return;
+        }
+        match option {
+            "defaults" | "loud" | "" => {}
+            "bind" => self.bind = true,
+            "rbind" => {
+                self.bind = true;
+                self.recursive = true;
+            }
+            "private" | "rprivate" | "unbindable" | "runbindable" => self.propagation = Some(Propagation::Private),
+            "slave" | "rslave" => self.propagation = Some(Propagation::Slave),
+            "shared" | "rshared" => self.propagation = Some(Propagation::Shared),
+            data => {
+                if !self.data.is_empty() {
+                    self.data.push(',');
+                }
+                self.data.push_str(data);
+            }
+        }
+    }
+}
+
+fn flag(option: &str) -> Option<(u64, bool)> {
+    Some(match option {
+        "ro" => (libc::MS_RDONLY, true),
+        "rw" => (libc::MS_RDONLY, false),
+        "nosuid" => (libc::MS_NOSUID, true),
+        "suid" => (libc::MS_NOSUID, false),
+        "nodev" => (libc::MS_NODEV, true),
+        "dev" => (libc::MS_NODEV, false),
+        "noexec" => (libc::MS_NOEXEC, true),
+        "exec" => (libc::MS_NOEXEC, false),
+        "sync" => (libc::MS_SYNCHRONOUS, true),
+        "async" => (libc::MS_SYNCHRONOUS, false),
+        "dirsync" => (libc::MS_DIRSYNC, true),
+        "remount" => (libc::MS_REMOUNT, true),
+        "mand" => (libc::MS_MANDLOCK, true),
+        "nomand" => (libc::MS_MANDLOCK, false),
+        "noatime" => (libc::MS_NOATIME, true),
+        "atime" => (libc::MS_NOATIME, false),
+        "nodiratime" => (libc::MS_NODIRATIME, true),
+        "diratime" => (libc::MS_NODIRATIME, false),
+        "relatime" => (libc::MS_RELATIME, true),
+        "norelatime" => (libc::MS_RELATIME, false),
+        "strictatime" => (libc::MS_STRICTATIME, true),
+        "nostrictatime" => (libc::MS_STRICTATIME, false),
+        "iversion" => (MS_I_VERSION, true),
+        "noiversion" => (MS_I_VERSION, false),
+        "lazytime" => (MS_LAZYTIME, true),
+        "nolazytime" => (MS_LAZYTIME, false),
+        "silent" => (libc::MS_SILENT, true),
+        "nosymfollow" => (MS_NOSYMFOLLOW, true),
+        "symfollow" => (MS_NOSYMFOLLOW, false),
+        _ => return None,
+    })
+}
+
+fn recursive_attribute(option: &str) -> Option<(u64, bool)> {
+    Some(match option {
+        "rro" => (MOUNT_ATTR_RDONLY, true),
+        "rrw" => (MOUNT_ATTR_RDONLY, false),
+        "rnosuid" => (MOUNT_ATTR_NOSUID, true),
+        "rsuid" => (MOUNT_ATTR_NOSUID, false),
+        "rnodev" => (MOUNT_ATTR_NODEV, true),
+        "rdev" => (MOUNT_ATTR_NODEV, false),
+        "rnoexec" => (MOUNT_ATTR_NOEXEC, true),
+        "rexec" => (MOUNT_ATTR_NOEXEC, false),
+        "rnoatime" => (MOUNT_ATTR_NOATIME, true),
+        "ratime" => (MOUNT_ATTR_NOATIME, false),
+        "rnodiratime" => (MOUNT_ATTR_NODIRATIME, true),
+        "rdiratime" => (MOUNT_ATTR_NODIRATIME, false),
+        "rstrictatime" => (MOUNT_ATTR_STRICTATIME, true),
+        "rnostrictatime" => (MOUNT_ATTR_STRICTATIME, false),
+        "rnosymfollow" => (MOUNT_ATTR_NOSYMFOLLOW, true),
+        "rsymfollow" => (MOUNT_ATTR_NOSYMFOLLOW, false),
+        // The value of relatime is zero: the field is cleared, and nothing is set.
+        "rrelatime" => (MOUNT_ATTR_NOATIME | MOUNT_ATTR_STRICTATIME, false),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(options: &str, expected: Options) {
+        let options: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
+        assert_eq!(parse(&options), expected, "{options:?}");
+    }
+
+    #[test]
+    fn a_later_option_wins_and_unknown_ones_are_data() {
+        let base = Options::default;
+        check(
+            "nosuid noexec mode=755 size=65536k",
+            Options { set: libc::MS_NOSUID | libc::MS_NOEXEC, data: "mode=755,size=65536k".into(), ..base() },
+        );
+        check("ro rw", Options { clear: libc::MS_RDONLY, ..base() });
+        check("rw ro", Options { set: libc::MS_RDONLY, ..base() });
+        check(
+            "rbind rslave rro",
+            Options {
+                bind: true,
+                recursive: true,
+                propagation: Some(Propagation::Slave),
+                recursive_set: MOUNT_ATTR_RDONLY,
+                ..base()
+            },
+        );
+        check("defaults exec", Options { clear: libc::MS_NOEXEC, ..base() });
+    }
+}

@@ -1,0 +1,166 @@
+//! The last part of every plan: who the process is, what it may do, what it runs. The same for a container's first
+//! process and for an exec.
+
+use crate::request::Stdio;
+use crate::state::{Rlimit, Settings};
+use killick_sys::cgroup::Attach;
+use killick_sys::launch::{Fd, LaunchError, Plan, Step};
+use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
+use std::sync::Arc;
+
+/// Opens a plan: a clean child that is in its cgroups before it does anything that costs.
+/// Returns the v2 directory to be born in.
+pub(crate) fn begin(
+    plan: &mut Plan,
+    attach: Option<&Attach>,
+    oom_score_adj: Option<i32>,
+) -> Result<Option<Fd>, LaunchError> {
+    plan.extend([Step::CloseOtherFds, Step::ResetSignals, Step::Undumpable]);
+    let mut born_in = None;
+    if let Some(attach) = attach {
+        for (index, tasks) in attach.tasks.iter().enumerate() {
+            let fd = plan.fd(format!("tasks {index}"), Arc::clone(tasks));
+            plan.push(Step::AttachTasks(fd));
+        }
+        if let Some(dir) = &attach.dir {
+            born_in = Some(plan.fd("cgroup", clone_fd(dir)?));
+        }
+        if let Some(procs) = &attach.procs {
+            let fd = plan.fd("cgroup.procs", clone_fd(procs)?);
+            plan.push(Step::AttachGroup(fd));
+        }
+    }
+    // While /proc is surely the host's.
+    if let Some(score) = oom_score_adj {
+        plan.push(Step::OomScoreAdj(score));
+    }
+    Ok(born_in)
+}
+
+pub(crate) fn clone_fd(fd: &std::os::fd::OwnedFd) -> Result<std::os::fd::OwnedFd, LaunchError> {
+    fd.try_clone().map_err(|error| killick_sys::error::Error::from_io("fcntl(F_DUPFD_CLOEXEC)", &error).into())
+}
+
+/// The streams become descriptors of the plan; a terminal needs none.
+pub(crate) enum PlannedStdio {
+    Streams([Fd; 3]),
+    Terminal { rows: u16, columns: u16 },
+}
+
+pub(crate) fn plan_stdio(plan: &mut Plan, stdio: Stdio) -> PlannedStdio {
+    match stdio {
+        Stdio::Streams { stdin, stdout, stderr } => {
+            PlannedStdio::Streams([plan.fd("stdin", stdin), plan.fd("stdout", stdout), plan.fd("stderr", stderr)])
+        }
+        Stdio::Terminal { rows, columns } => PlannedStdio::Terminal { rows, columns },
+    }
+}
+
+/// What a first process waits for, and an exec does not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Wait,
+    None,
+}
+
+/// From inside the finished root to execve.
+pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio, gate: Gate, args: Vec<String>) {
+    if let PlannedStdio::Streams(fds) = stdio {
+        plan.push(Step::Stdio(*fds));
+    }
+    plan.push(Step::CloseDone);
+    plan.extend([
+        Step::FindUser(settings.user.who()),
+        Step::ChownStdio,
+        Step::Chdir { path: settings.cwd.clone(), create: gate == Gate::Wait },
+        Step::Umask(settings.umask),
+    ]);
+    // After the last file is opened (NOFILE), while hard limits may still be raised.
+    for Rlimit { resource, name, soft, hard } in &settings.rlimits {
+        plan.push(Step::Rlimit { resource: *resource, name: name.clone(), soft: *soft, hard: *hard });
+    }
+    plan.push(Step::DropBounding(settings.capabilities.bounding));
+    // Without no_new_privs a filter needs CAP_SYS_ADMIN: it is loaded while that is there, and must allow what follows.
+    // With no_new_privs it comes last, and need allow nothing of ours but execve.
+    let early = settings.seccomp.clone().filter(|_| !settings.no_new_privileges);
+    let late = settings.seccomp.clone().filter(|_| settings.no_new_privileges);
+    plan.extend(early.map(Step::Seccomp));
+    plan.extend([Step::SwitchUser, Step::CheckCwd, Step::Capabilities(settings.capabilities)]);
+    if settings.no_new_privileges {
+        plan.push(Step::NoNewPrivileges);
+    }
+    plan.push(Step::FindExecutable);
+    if settings.born_outside {
+        plan.push(Step::BirthInside);
+    }
+    if gate == Gate::Wait {
+        plan.push(Step::Gate);
+    }
+    plan.push(Step::Announce);
+    plan.extend(late.map(Step::Seccomp));
+    plan.push(Step::Exec { args, env: settings.env.clone() });
+}
+
+/// A variable for each name, the last one's value, in the order of the last ones (runc 1.3).
+pub(crate) fn deduplicate(env: impl IntoIterator<Item = String>) -> Result<Vec<String>, LaunchError> {
+    let mut kept: Vec<String> = Vec::new();
+    for variable in env {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(LaunchError::Unsupported(format!("invalid environment variable {variable:?}")));
+        };
+        if variable.contains('\0') {
+            return Err(LaunchError::Unsupported(format!("environment variable {name:?} has a NUL byte")));
+        }
+        let prefix = format!("{name}=");
+        kept.retain(|other| !other.starts_with(&prefix));
+        kept.push(variable);
+    }
+    Ok(kept)
+}
+
+pub(crate) fn rlimits(rlimits: &[PosixRlimit]) -> Result<Vec<Rlimit>, LaunchError> {
+    let mut converted: Vec<Rlimit> = Vec::new();
+    for limit in rlimits {
+        let (resource, name) = rlimit_number(limit.typ());
+        if converted.iter().any(|other| other.resource == resource) {
+            return Err(LaunchError::Unsupported(format!("rlimit {name} is given twice")));
+        }
+        converted.push(Rlimit { resource, name: name.into(), soft: limit.soft(), hard: limit.hard() });
+    }
+    Ok(converted)
+}
+
+fn rlimit_number(kind: PosixRlimitType) -> (u32, &'static str) {
+    match kind {
+        PosixRlimitType::RlimitCpu => (libc::RLIMIT_CPU, "RLIMIT_CPU"),
+        PosixRlimitType::RlimitFsize => (libc::RLIMIT_FSIZE, "RLIMIT_FSIZE"),
+        PosixRlimitType::RlimitData => (libc::RLIMIT_DATA, "RLIMIT_DATA"),
+        PosixRlimitType::RlimitStack => (libc::RLIMIT_STACK, "RLIMIT_STACK"),
+        PosixRlimitType::RlimitCore => (libc::RLIMIT_CORE, "RLIMIT_CORE"),
+        PosixRlimitType::RlimitRss => (libc::RLIMIT_RSS, "RLIMIT_RSS"),
+        PosixRlimitType::RlimitNproc => (libc::RLIMIT_NPROC, "RLIMIT_NPROC"),
+        PosixRlimitType::RlimitNofile => (libc::RLIMIT_NOFILE, "RLIMIT_NOFILE"),
+        PosixRlimitType::RlimitMemlock => (libc::RLIMIT_MEMLOCK, "RLIMIT_MEMLOCK"),
+        PosixRlimitType::RlimitAs => (libc::RLIMIT_AS, "RLIMIT_AS"),
+        PosixRlimitType::RlimitLocks => (libc::RLIMIT_LOCKS, "RLIMIT_LOCKS"),
+        PosixRlimitType::RlimitSigpending => (libc::RLIMIT_SIGPENDING, "RLIMIT_SIGPENDING"),
+        PosixRlimitType::RlimitMsgqueue => (libc::RLIMIT_MSGQUEUE, "RLIMIT_MSGQUEUE"),
+        PosixRlimitType::RlimitNice => (libc::RLIMIT_NICE, "RLIMIT_NICE"),
+        PosixRlimitType::RlimitRtprio => (libc::RLIMIT_RTPRIO, "RLIMIT_RTPRIO"),
+        PosixRlimitType::RlimitRttime => (libc::RLIMIT_RTTIME, "RLIMIT_RTTIME"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_variable_of_a_name_wins() {
+        let env = ["A=1", "B=2", "A=3"].map(String::from);
+        assert_eq!(deduplicate(env).unwrap(), ["B=2", "A=3"]);
+        assert!(deduplicate(["novalue".to_owned()]).is_err());
+        assert!(deduplicate(["=x".to_owned()]).is_err());
+        assert!(deduplicate(["A=x\0y".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! Finding and starting the program, with the container's credentials and the engines' words for what fails.
+
+use super::error::LaunchError;
+use crate::error::{Error, Result, check};
+use nix::errno::Errno;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Searched when the container has no PATH (crun does the same; runc would find nothing).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The file that `args[0]` names. With a slash it is taken as it is; else PATH is searched: a candidate that may not
+/// be executed is remembered and wins over "not found".
+pub(super) fn find(args: &[String], env: &[String]) -> Result<PathBuf, LaunchError> {
+    let name = args.first().map(String::as_str).unwrap_or_default();
+    if name.contains('/') {
+        return match executable(Path::new(name)) {
+            Ok(()) => Ok(name.into()),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Err(LaunchError::NoSuchFile(name.into())),
+            Err(errno) => Err(refused(name, errno)),
+        };
+    }
+    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut refusal = None;
+    for directory in path.split(':').filter(|_| !name.is_empty()) {
+        let candidate = if directory.is_empty() { Path::new(".").join(name) } else { Path::new(directory).join(name) };
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
+            Err(errno) => {
+                refusal.get_or_insert_with(|| refused(&candidate.display().to_string(), errno));
+            }
+        }
+    }
+    Err(refusal.unwrap_or_else(|| LaunchError::NotFoundInPath(name.into())))
+}
+
+fn refused(name: &str, errno: Errno) -> LaunchError {
+    if errno == Errno::EISDIR { LaunchError::IsDirectory(name.into()) } else { LaunchError::NotExecutable(name.into()) }
+}
+
+/// Real and effective ids are equal by now, so access(2) asks for the right user.
+fn executable(path: &Path) -> Result<(), Errno> {
+    use nix::unistd::{AccessFlags, access};
+    let is_dir = nix::sys::stat::stat(path)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    if is_dir {
+        return Err(Errno::EISDIR);
+    }
+    access(path, AccessFlags::X_OK)
+}
+
+fn c_strings<'a>(strings: impl IntoIterator<Item = &'a str>) -> Result<Vec<CString>, LaunchError> {
+    let convert = |string: &str| {
+        CString::new(string).map_err(|_| LaunchError::Unsupported(format!("{string:?}: a NUL byte in an argument")))
+    };
+    strings.into_iter().map(convert).collect()
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Returns only when it fails. `home` is added when env has no HOME, or an empty one.
+#[allow(unsafe_code)]
+pub(super) fn exec(path: &Path, args: &[String], env: &[String], home: Option<&str>) -> LaunchError {
+    let has_home = env.iter().any(|variable| variable.len() > 5 && variable.starts_with("HOME="));
+    let home = if has_home { None } else { Some(format!("HOME={}", home.unwrap_or("/"))) };
+    let kept = env.iter().map(String::as_str).filter(|variable| has_home || *variable != "HOME=");
+    let (args_c, env_c) = match (c_strings(args.iter().map(String::as_str)), c_strings(kept.chain(home.as_deref()))) {
+        (Ok(args), Ok(env)) => (args, env),
+        (Err(error), _) | (_, Err(error)) => return error,
+    };
+    let Ok(path_c) = CString::new(path.as_os_str().as_bytes()) else {
+        return LaunchError::NoSuchFile(path.display().to_string());
+    };
+    let (argv, envp) = (pointers(&args_c), pointers(&env_c));
+    // SAFETY: both arrays end with null and, like their strings, outlive the call.
+    unsafe { libc::execve(path_c.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    let errno = Errno::last();
+    let name = path.display().to_string();
+    match errno {
+        // It was there a moment ago: what is missing is its interpreter.
+        Errno::ENOENT if path.exists() => LaunchError::NoInterpreter(name),
+        Errno::ENOENT => LaunchError::NoSuchFile(name),
+        Errno::EACCES | Errno::EPERM => LaunchError::NotExecutable(name),
+        Errno::ENOEXEC => LaunchError::BadFormat(name),
+        _ => Error::new(format!("execve({name:?})"), errno).into(),
+    }
+}
+
+/// Runs what a descriptor is open on, with an empty environment.
+#[allow(unsafe_code)]
+pub(super) fn exec_fd(program: BorrowedFd<'_>, args: &[String]) -> LaunchError {
+    let args_c = match c_strings(args.iter().map(String::as_str)) {
+        Ok(args) => args,
+        Err(error) => return error,
+    };
+    let (argv, envp) = (pointers(&args_c), pointers(&[]));
+    let empty: &CStr = c"";
+    // SAFETY: both arrays end with null and outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            empty.as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Error::last(format!("execveat({}, AT_EMPTY_PATH)", crate::fd::describe(program))).into()
+}
+
+/// Makes `number` (0, 1 or 2) the same open file, to be inherited.
+#[allow(unsafe_code)]
+pub(super) fn dup_onto(source: BorrowedFd<'_>, number: i32) -> Result<()> {
+    // SAFETY: the plan's descriptors are all above 2, so only the caller's old stdio is replaced.
+    let done = unsafe { libc::dup2(source.as_raw_fd(), number) };
+    check(done.into(), || format!("dup2({}, {number})", crate::fd::describe(source))).map(drop)
+}

@@ -1,0 +1,17 @@
+//! A process is born from a list of steps: `plan` says what, `run` does it in the child, `spawn` is the parent's side.
+
+mod copy;
+mod error;
+mod exec;
+mod plan;
+mod rootfs;
+mod run;
+mod spawn;
+mod terminal;
+mod user;
+
+pub use error::LaunchError;
+pub use plan::{
+    Device, DeviceKind, Fd, Ids, Mount, MountPoint, MountSource, Overlay, Plan, Propagation, Step, Tree, UserQuery, Who,
+};
+pub use spawn::{Launch, PidNamespace, Progress, launch};

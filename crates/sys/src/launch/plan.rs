@@ -1,0 +1,517 @@
+//! A launch as a value: a list of steps that can be printed, compared with a golden file and made to fail at step
+//! *n*. Nothing here touches the kernel; `run` does what is written.
+
+use crate::caps::{CapSet, CapSets};
+use crate::ns::{NamespaceKind, flag_names};
+use crate::seccomp::Filter;
+use std::fmt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Steps and the descriptors that they name.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub(crate) fds: Vec<(String, Arc<OwnedFd>)>,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A descriptor of the plan, by place; printed by its name, so that plans do not depend on numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fd(pub(crate) usize);
+
+/// A mount tree that an earlier step made detached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tree(pub u16);
+
+impl Plan {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives the plan a descriptor to keep open in the child.
+    pub fn fd(&mut self, name: impl Into<String>, fd: impl Into<Arc<OwnedFd>>) -> Fd {
+        let fd: Arc<OwnedFd> = fd.into();
+        let fd = if fd.as_raw_fd() > 2 { fd } else { fd.try_clone().map_or(fd, Arc::new) };
+        self.fds.push((name.into(), fd));
+        Fd(self.fds.len() - 1)
+    }
+
+    pub fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// For tests: the step that will be refused instead of done.
+    pub fn fail_at(&mut self, index: usize) {
+        self.steps[index] = Step::Fail(self.describe(&self.steps[index]));
+    }
+
+    pub fn extend(&mut self, steps: impl IntoIterator<Item = Step>) {
+        self.steps.extend(steps);
+    }
+
+    pub fn describe(&self, step: &Step) -> String {
+        Shown { plan: self, step }.to_string()
+    }
+}
+
+/// The numbers 0 to 2 will be the container's stdio. (try_clone takes the first free number from 3.)
+pub(super) fn above_stdio(fd: OwnedFd) -> OwnedFd {
+    if fd.as_raw_fd() > 2 { fd } else { fd.try_clone().unwrap_or(fd) }
+}
+
+/// One line for each step.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps.iter().try_for_each(|step| writeln!(f, "{}", Shown { plan: self, step }))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    Private,
+    Slave,
+    Shared,
+}
+
+/// What a mount point is made as when it is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountPoint {
+    Directory,
+    File,
+    /// /proc and /sys: a real directory or nothing, never a symlink (CVE-2019-19921, CVE-2023-27561).
+    OrdinaryDirectory,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountSource {
+    /// A new instance.
+    Filesystem { fstype: String, source: String, data: String },
+    /// Classic: a path of the host, still visible. With an fd, what is found there must be what the fd is open on.
+    Bind { path: PathBuf, verify: Option<Fd>, recursive: bool },
+    /// Made earlier by `CloneTree`.
+    Tree(Tree),
+}
+
+/// A mount inside the container's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub destination: PathBuf,
+    pub source: MountSource,
+    pub point: MountPoint,
+    /// `MS_*` of the mount itself; for a bind they are applied afterwards.
+    pub set: u64,
+    /// `MS_*` that a bind must not have, whatever its source has.
+    pub clear: u64,
+    pub propagation: Option<Propagation>,
+    /// `MOUNT_ATTR_*` for the whole tree (rro and its kin).
+    pub recursive_set: u64,
+    pub recursive_clear: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    Char,
+    Block,
+    Fifo,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub path: PathBuf,
+    pub kind: DeviceKind,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Numeric ids of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ids {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// A user to be looked up in the container's own /etc/passwd and /etc/group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserQuery {
+    /// As in an image's `User`: "", "nginx", "101", "nginx:www", "101:102".
+    pub user: String,
+    /// Wins over the group that `user` or passwd names.
+    pub gid: Option<u32>,
+    pub extra_groups: Vec<u32>,
+    /// Also the groups of /etc/group that list the user (`supplementalGroupsPolicy: Merge`).
+    pub image_groups: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    Ids(Ids),
+    Query(UserQuery),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// Topmost first, as the kernel lists them.
+    pub lowers: Vec<PathBuf>,
+    /// None: read-only.
+    pub upper: Option<(PathBuf, PathBuf)>,
+    /// Where the classic call mounts it, and where a copy is made when overlay is refused.
+    pub at: PathBuf,
+}
+
+/// One act of the child. Order and arguments are decided by whoever writes the plan.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Closes every descriptor that the plan does not name; 0, 1 and 2 stay until `Stdio` replaces them.
+    CloseOtherFds,
+    /// Closes the plan's own too: what follows lives among the container's files (CVE-2024-21626).
+    CloseDone,
+    ResetSignals,
+    Undumpable,
+    DieWithParent,
+    NewSession,
+    /// v1: this thread into the group whose `tasks` file this is.
+    AttachTasks(Fd),
+    /// v2: writes to `cgroup.procs` below the directory, unless born inside.
+    AttachGroup(Fd),
+    /// A refusal is a warning: some hosts do not let anybody lower it.
+    OomScoreAdj(i32),
+    Join {
+        target: Option<Fd>,
+        kinds: Vec<NamespaceKind>,
+        each: Vec<(NamespaceKind, Fd)>,
+    },
+    Unshare(Vec<NamespaceKind>),
+    LoopbackUp,
+    Hostname(String),
+    Domainname(String),
+    Sysctl {
+        name: String,
+        value: String,
+    },
+
+    /// Host side: directories that are ours alone, 0755 parents 0711.
+    MakeDirectories(Vec<PathBuf>),
+    /// Classic: the mount that holds this path stops telling others what is mounted on it.
+    PrivateMountOf(PathBuf),
+    /// Everything here becomes a slave or private, recursively.
+    PropagateRoot(Propagation),
+    OverlayAt(Overlay),
+    OverlayTree {
+        overlay: Overlay,
+        tree: Tree,
+    },
+    /// A directory that is the root as it is.
+    BindRoot {
+        path: PathBuf,
+    },
+    TmpfsRoot {
+        data: String,
+        at: PathBuf,
+    },
+    CloneTree {
+        tree: Tree,
+        path: PathBuf,
+        fd: Option<Fd>,
+        recursive: bool,
+        set: u64,
+        clear: u64,
+        propagation: Propagation,
+        recursive_set: u64,
+        recursive_clear: u64,
+    },
+    /// An empty tmpfs that belongs to no place.
+    TmpfsTree {
+        tree: Tree,
+        data: String,
+    },
+    /// The root that following steps work in.
+    OpenRoot(PathBuf),
+    /// Mounts the tree over `/` and takes it as the root.
+    AttachRoot(Tree),
+    Mount(Mount),
+    Device(Device),
+    Symlink {
+        path: PathBuf,
+        target: PathBuf,
+        replace: bool,
+    },
+    MakeDirectory {
+        path: PathBuf,
+        mode: u32,
+    },
+    ReadonlyPath(PathBuf),
+    MaskPath(PathBuf),
+    /// A tmpfs that had to be written to first.
+    RemountReadonly(PathBuf),
+    PivotRoot,
+    ReadonlyRoot,
+
+    /// A pty of the container's own devpts becomes stdio; the master goes to the parent.
+    Terminal {
+        console: bool,
+        rows: u16,
+        columns: u16,
+    },
+    Stdio([Fd; 3]),
+    Rlimit {
+        resource: u32,
+        name: String,
+        soft: u64,
+        hard: u64,
+    },
+    Umask(u32),
+    FindUser(Who),
+    ChownStdio,
+    Chdir {
+        path: PathBuf,
+        create: bool,
+    },
+    DropBounding(CapSet),
+    SwitchUser,
+    /// Where the directory was closed to root, and again to see that it is inside.
+    CheckCwd,
+    Capabilities(CapSets),
+    NoNewPrivileges,
+    Seccomp(Filter),
+    /// Fails now rather than at `Exec`, with the words of the container engines.
+    FindExecutable,
+    /// Tells the parent that all is ready and waits for its word.
+    Gate,
+    /// Tells the parent that what follows is execve: from here a closed channel means that it succeeded. Before the
+    /// last filter, which may forbid to speak.
+    Announce,
+    /// Children of this process are born in that PID namespace; it stays outside itself.
+    PidForChildren(Fd),
+    /// Last act of a child that stayed outside: its only child, our parent's by CLONE_PARENT, goes on inside.
+    BirthInside,
+    Exec {
+        args: Vec<String>,
+        env: Vec<String>,
+    },
+    /// Runs this descriptor as a program (pause from its memfd).
+    ExecFd {
+        program: Fd,
+        args: Vec<String>,
+    },
+    /// A step that a test made fail.
+    Fail(String),
+}
+
+struct Shown<'a> {
+    plan: &'a Plan,
+    step: &'a Step,
+}
+
+impl Shown<'_> {
+    fn name(&self, fd: Fd) -> &str {
+        &self.plan.fds[fd.0].0
+    }
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tree{}", self.0)
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            Step::CloseOtherFds => {
+                let names: Vec<&str> = self.plan.fds.iter().map(|(name, _)| name.as_str()).collect();
+                write!(f, "close_range(all but {})", names.join(", "))
+            }
+            Step::CloseDone => write!(f, "close_range(all but the channel and stdio)"),
+            Step::ResetSignals => write!(f, "rt_sigaction(all, SIG_DFL)"),
+            Step::Undumpable => write!(f, "prctl(PR_SET_DUMPABLE, 0)"),
+            Step::DieWithParent => write!(f, "prctl(PR_SET_PDEATHSIG, SIGKILL)"),
+            Step::NewSession => write!(f, "setsid()"),
+            Step::AttachTasks(fd) => write!(f, "write(<{}>, \"0\")", self.name(*fd)),
+            Step::AttachGroup(fd) => write!(f, "write(<{}>/cgroup.procs, \"0\")", self.name(*fd)),
+            Step::OomScoreAdj(score) => write!(f, "write(/proc/self/oom_score_adj, \"{score}\")"),
+            Step::Join { target, kinds, each } => {
+                let target = target.map_or("each", |fd| self.name(fd));
+                let mut kinds = kinds.clone();
+                kinds.extend(each.iter().map(|(kind, _)| *kind));
+                kinds.sort_unstable();
+                kinds.dedup();
+                write!(f, "setns(<{target}>, {})", flag_names(&kinds))
+            }
+            Step::Unshare(kinds) => write!(f, "unshare({})", flag_names(kinds)),
+            Step::LoopbackUp => write!(f, "ioctl(lo, SIOCSIFFLAGS, IFF_UP)"),
+            Step::Hostname(name) => write!(f, "sethostname({name:?})"),
+            Step::Domainname(name) => write!(f, "setdomainname({name:?})"),
+            Step::Sysctl { name, value } => write!(f, "write(/proc/sys/{}, {value:?})", name.replace('.', "/")),
+            Step::MakeDirectories(paths) => {
+                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+                write!(f, "mkdir({})", paths.join(", "))
+            }
+            Step::PrivateMountOf(path) => write!(f, "mount(the mount of {}, MS_PRIVATE)", path.display()),
+            Step::PropagateRoot(kind) => write!(f, "mount(/, MS_REC|{})", kind.flag_name()),
+            Step::OverlayAt(overlay) => write!(f, "mount(overlay, {}, {})", overlay.at.display(), overlay.data()),
+            Step::OverlayTree { overlay, tree } => write!(f, "{tree} = fsmount(overlay, {})", overlay.data()),
+            Step::BindRoot { path } => write!(f, "mount({0}, {0}, MS_BIND|MS_REC)", path.display()),
+            Step::TmpfsRoot { data, at } => write!(f, "mount(tmpfs, {}, {data})", at.display()),
+            Step::CloneTree {
+                tree,
+                path,
+                fd: _,
+                recursive,
+                set,
+                clear,
+                propagation,
+                recursive_set,
+                recursive_clear,
+            } => {
+                let recursive = if *recursive { "|AT_RECURSIVE" } else { "" };
+                write!(f, "{tree} = open_tree({}, OPEN_TREE_CLONE{recursive})", path.display())?;
+                write!(f, " {}", propagation.flag_name())?;
+                show_flags(f, *set, *clear)?;
+                show_attributes(f, *recursive_set, *recursive_clear)
+            }
+            Step::TmpfsTree { tree, data } => write!(f, "{tree} = fsmount(tmpfs, {data})"),
+            Step::OpenRoot(path) => write!(f, "root = open({}, O_PATH)", path.display()),
+            Step::AttachRoot(tree) => write!(f, "root = move_mount({tree}, /)"),
+            Step::Mount(mount) => {
+                match &mount.source {
+                    MountSource::Filesystem { fstype, source, data } => {
+                        write!(f, "mount({source}, root{}, {fstype}, {data:?})", mount.destination.display())?;
+                    }
+                    MountSource::Bind { path, verify, recursive } => {
+                        let recursive = if *recursive { "|MS_REC" } else { "" };
+                        let verified = if verify.is_some() { " verified" } else { "" };
+                        let destination = mount.destination.display();
+                        write!(f, "mount({}, root{destination}, MS_BIND{recursive}){verified}", path.display())?;
+                    }
+                    MountSource::Tree(tree) => write!(f, "move_mount({tree}, root{})", mount.destination.display())?,
+                }
+                if let Some(propagation) = mount.propagation {
+                    write!(f, " {}", propagation.flag_name())?;
+                }
+                show_flags(f, mount.set, mount.clear)?;
+                show_attributes(f, mount.recursive_set, mount.recursive_clear)
+            }
+            Step::Device(device) => {
+                let kind = match device.kind {
+                    DeviceKind::Char => "S_IFCHR",
+                    DeviceKind::Block => "S_IFBLK",
+                    DeviceKind::Fifo => "S_IFIFO",
+                };
+                let Device { path, major, minor, mode, uid, gid, .. } = device;
+                write!(f, "mknod(root{}, {kind}|{mode:04o}, {major}:{minor}) {uid}:{gid}", path.display())
+            }
+            Step::Symlink { path, target, replace } => {
+                let replace = if *replace { " replacing" } else { "" };
+                write!(f, "symlink({}, root{}){replace}", target.display(), path.display())
+            }
+            Step::MakeDirectory { path, mode } => write!(f, "mkdir(root{}, {mode:04o})", path.display()),
+            Step::ReadonlyPath(path) => write!(f, "readonly root{}", path.display()),
+            Step::MaskPath(path) => write!(f, "mask root{}", path.display()),
+            Step::RemountReadonly(path) => write!(f, "remount root{} MS_RDONLY", path.display()),
+            Step::PivotRoot => write!(f, "pivot_root(root, .)"),
+            Step::ReadonlyRoot => write!(f, "remount / MS_RDONLY"),
+            Step::Terminal { console, rows, columns } => {
+                let console = if *console { ", /dev/console" } else { "" };
+                write!(f, "terminal(/dev/pts/ptmx, {rows}x{columns}{console})")
+            }
+            Step::Stdio(fds) => {
+                let [stdin, stdout, stderr] = fds.map(|fd| self.name(fd));
+                write!(f, "dup3({stdin} -> 0, {stdout} -> 1, {stderr} -> 2)")
+            }
+            Step::Rlimit { name, soft, hard, .. } => write!(f, "prlimit({name}, {soft}, {hard})"),
+            Step::Umask(mask) => write!(f, "umask({mask:04o})"),
+            Step::FindUser(Who::Ids(ids)) => write!(f, "user {}:{} groups {:?}", ids.uid, ids.gid, ids.groups),
+            Step::FindUser(Who::Query(query)) => write!(f, "user {:?} from root/etc/passwd", query.user),
+            Step::ChownStdio => write!(f, "fchown(0, 1, 2)"),
+            Step::Chdir { path, create } => {
+                let create = if *create { ", created" } else { "" };
+                write!(f, "chdir({}{create})", path.display())
+            }
+            Step::DropBounding(keep) => write!(f, "prctl(PR_CAPBSET_DROP, all but {:#x})", keep.0),
+            Step::SwitchUser => write!(f, "setgroups, setresgid, setresuid with PR_SET_KEEPCAPS"),
+            Step::CheckCwd => write!(f, "getcwd()"),
+            Step::Capabilities(sets) => write!(
+                f,
+                "capset(effective={:#x}, permitted={:#x}, inheritable={:#x}) ambient={:#x}",
+                sets.effective.0, sets.permitted.0, sets.inheritable.0, sets.ambient.0
+            ),
+            Step::NoNewPrivileges => write!(f, "prctl(PR_SET_NO_NEW_PRIVS, 1)"),
+            Step::Seccomp(_) => write!(f, "seccomp(SECCOMP_SET_MODE_FILTER)"),
+            Step::FindExecutable => write!(f, "find the executable"),
+            Step::Gate => write!(f, "gate"),
+            Step::Announce => write!(f, "announce execve"),
+            Step::PidForChildren(fd) => write!(f, "setns(<{}>, CLONE_NEWPID) for children", self.name(*fd)),
+            Step::BirthInside => write!(f, "clone3(CLONE_PARENT|CLONE_PIDFD)"),
+            Step::Exec { args, env } => write!(f, "execve({args:?}, {} variables)", env.len()),
+            Step::ExecFd { program, args } => write!(f, "execveat(<{}>, {args:?})", self.name(*program)),
+            Step::Fail(step) => write!(f, "refused: {step}"),
+        }
+    }
+}
+
+impl Propagation {
+    pub(crate) fn flag_name(self) -> &'static str {
+        match self {
+            Propagation::Private => "MS_PRIVATE",
+            Propagation::Slave => "MS_SLAVE",
+            Propagation::Shared => "MS_SHARED",
+        }
+    }
+
+    pub(crate) fn flag(self) -> u64 {
+        match self {
+            Propagation::Private => libc::MS_PRIVATE,
+            Propagation::Slave => libc::MS_SLAVE,
+            Propagation::Shared => libc::MS_SHARED,
+        }
+    }
+}
+
+impl Overlay {
+    /// The mount data, with absolute paths.
+    pub(crate) fn data(&self) -> String {
+        let lowers: Vec<_> = self.lowers.iter().map(|path| path.display().to_string()).collect();
+        let mut data = format!("lowerdir={}", lowers.join(":"));
+        if let Some((upper, work)) = &self.upper {
+            data.push_str(&format!(",upperdir={},workdir={}", upper.display(), work.display()));
+        }
+        data
+    }
+}
+
+const FLAG_NAMES: [(u64, &str); 9] = [
+    (libc::MS_RDONLY, "ro"),
+    (libc::MS_NOSUID, "nosuid"),
+    (libc::MS_NODEV, "nodev"),
+    (libc::MS_NOEXEC, "noexec"),
+    (libc::MS_NOATIME, "noatime"),
+    (libc::MS_NODIRATIME, "nodiratime"),
+    (libc::MS_RELATIME, "relatime"),
+    (libc::MS_STRICTATIME, "strictatime"),
+    (256, "nosymfollow"),
+];
+
+fn show_flags(f: &mut fmt::Formatter<'_>, set: u64, clear: u64) -> fmt::Result {
+    for (flag, name) in FLAG_NAMES {
+        if set & flag != 0 {
+            write!(f, " {name}")?;
+        }
+        if clear & flag != 0 {
+            write!(f, " -{name}")?;
+        }
+    }
+    Ok(())
+}
+
+fn show_attributes(f: &mut fmt::Formatter<'_>, set: u64, clear: u64) -> fmt::Result {
+    if set | clear != 0 { write!(f, " recursively {set:#x} -{clear:#x}") } else { Ok(()) }
+}

@@ -1,0 +1,390 @@
+//! The child: does the steps of a plan one after the other and tells the first failure. It is a copy of a
+//! single-threaded process, so it may allocate; it shares nothing but the descriptors that the plan names.
+
+use super::error::LaunchError;
+use super::plan::{Fd, Ids, Plan, Step, Tree, Who};
+use super::rootfs::Root;
+use super::spawn::{GO, Report};
+use super::{exec, rootfs, terminal, user};
+use crate::caps;
+use crate::error::{Context, Error, Result};
+use crate::fd;
+use crate::ns::{self, NamespaceKind};
+use crate::signal;
+use crate::spawn::{Birth, Born, birth, exit_now, set_undumpable};
+use nix::errno::Errno;
+use nix::sched::unshare;
+use nix::unistd::{Gid, Uid};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What steps leave for later ones.
+pub(super) struct Child<'a> {
+    pub(super) plan: &'a Plan,
+    channel: OwnedFd,
+    in_cgroup: bool,
+    pub(super) root: Root,
+    pub(super) trees: BTreeMap<Tree, OwnedFd>,
+    pub(super) ids: Ids,
+    pub(super) home: Option<String>,
+    /// A directory that root could not enter.
+    chdir_as_user: Option<PathBuf>,
+    executable: Option<PathBuf>,
+}
+
+/// The exit code when a step failed; the reason went over the channel.
+const FAILED: i32 = 127;
+
+pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
+    let mut child = Child {
+        plan,
+        channel,
+        in_cgroup,
+        root: Root::default(),
+        trees: BTreeMap::new(),
+        ids: Ids::default(),
+        home: None,
+        chdir_as_user: None,
+        executable: None,
+    };
+    for step in &plan.steps {
+        if let Err(error) = child.step(step) {
+            child.report(&Report::Failed(error), None);
+            return FAILED;
+        }
+    }
+    0
+}
+
+impl Child<'_> {
+    fn step(&mut self, step: &Step) -> Result<(), LaunchError> {
+        match step {
+            Step::CloseOtherFds => {
+                let plan = self.plan.fds.iter().map(|(_, fd)| fd.as_raw_fd());
+                let keep: Vec<_> = plan.chain([0, 1, 2, self.channel.as_raw_fd()]).collect();
+                Ok(fd::close_all_except(&keep)?)
+            }
+            Step::CloseDone => {
+                let program = self.plan.steps.iter().find_map(|step| match step {
+                    Step::ExecFd { program, .. } => Some(self.fd(*program).as_raw_fd()),
+                    _ => None,
+                });
+                self.root.forget();
+                self.trees.clear();
+                let keep: Vec<_> = program.into_iter().chain([0, 1, 2, self.channel.as_raw_fd()]).collect();
+                Ok(fd::close_all_except(&keep)?)
+            }
+            Step::ResetSignals => {
+                signal::reset_dispositions();
+                Ok(signal::unblock_all()?)
+            }
+            Step::Undumpable => Ok(set_undumpable()?),
+            Step::DieWithParent => Ok(crate::spawn::die_with_parent()?),
+            Step::NewSession => Ok(nix::unistd::setsid().map(drop).call(|| "setsid()".into())?),
+            Step::AttachTasks(tasks) => self.attach(self.fd(*tasks)),
+            Step::AttachGroup(_) if self.in_cgroup => Ok(()),
+            Step::AttachGroup(procs) => self.attach(self.fd(*procs)),
+            Step::OomScoreAdj(score) => {
+                if let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string())
+                    .call(|| format!("write(/proc/self/oom_score_adj, \"{score}\")"))
+                {
+                    self.warn(error.to_string());
+                }
+                Ok(())
+            }
+            Step::Join { target, kinds, each } => self.join(*target, kinds, each),
+            Step::PidForChildren(target) => {
+                ns::join(self.fd(*target), NamespaceKind::Pid).map_err(|error| match error.errno() {
+                    Errno::ESRCH => LaunchError::NotRunning,
+                    _ => LaunchError::Call(error),
+                })
+            }
+            Step::Unshare(kinds) => {
+                Ok(unshare(ns::flags(kinds)).call(|| format!("unshare({})", ns::flag_names(kinds)))?)
+            }
+            Step::LoopbackUp => Ok(loopback_up()?),
+            Step::Hostname(name) => Ok(nix::unistd::sethostname(name).call(|| format!("sethostname({name:?})"))?),
+            Step::Domainname(name) => Ok(set_domainname(name)?),
+            Step::Sysctl { name, value } => sysctl(name, value),
+
+            Step::MakeDirectories(_)
+            | Step::PrivateMountOf(_)
+            | Step::PropagateRoot(_)
+            | Step::OverlayAt(_)
+            | Step::OverlayTree { .. }
+            | Step::BindRoot { .. }
+            | Step::TmpfsRoot { .. }
+            | Step::CloneTree { .. }
+            | Step::TmpfsTree { .. }
+            | Step::OpenRoot(_)
+            | Step::AttachRoot(_)
+            | Step::Mount(_)
+            | Step::Device(_)
+            | Step::Symlink { .. }
+            | Step::MakeDirectory { .. }
+            | Step::ReadonlyPath(_)
+            | Step::MaskPath(_)
+            | Step::RemountReadonly(_)
+            | Step::PivotRoot
+            | Step::ReadonlyRoot => rootfs::step(self, step),
+
+            Step::Terminal { console, rows, columns } => {
+                let master = terminal::open(self, *console, *rows, *columns)?;
+                self.report(&Report::Terminal, Some(master.as_fd()));
+                Ok(())
+            }
+            Step::Stdio(fds) => self.stdio(*fds),
+            Step::Rlimit { resource, name, soft, hard } => Ok(set_rlimit(*resource, name, *soft, *hard)?),
+            Step::Umask(mask) => {
+                nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(*mask));
+                Ok(())
+            }
+            Step::FindUser(who) => {
+                let root = self.root.fd()?;
+                self.ids = match who {
+                    Who::Ids(ids) => ids.clone(),
+                    Who::Query(query) => user::find(root, query)?,
+                };
+                self.home = user::home(root, self.ids.uid);
+                Ok(())
+            }
+            Step::ChownStdio => {
+                self.chown_stdio();
+                Ok(())
+            }
+            Step::Chdir { path, create } => self.chdir(path, *create),
+            Step::DropBounding(keep) => Ok(caps::drop_bounding(caps::bounding().difference(*keep))
+                .call(|| format!("prctl(PR_CAPBSET_DROP, all but {:#x})", keep.0))?),
+            Step::SwitchUser => Ok(self.switch_user()?),
+            Step::CheckCwd => self.check_cwd(),
+            Step::Capabilities(sets) => {
+                caps::set(sets).call(|| format!("capset({:#x}, {:#x})", sets.effective.0, sets.permitted.0))?;
+                let refused = caps::set_ambient(sets.ambient);
+                if !refused.is_empty() {
+                    self.warn(format!("ambient capabilities {:#x} are refused", refused.0));
+                }
+                Ok(())
+            }
+            Step::NoNewPrivileges => {
+                Ok(nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".into())?)
+            }
+            Step::Seccomp(filter) => Ok(filter
+                .load()
+                .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", filter.program.len()))?),
+            Step::FindExecutable => {
+                let (args, env) = self.command();
+                self.executable = Some(exec::find(args, env)?);
+                Ok(())
+            }
+            Step::Gate => {
+                self.report(&Report::Gate, None);
+                match fd::receive_message(self.channel.as_fd(), GO.len()) {
+                    Ok(message) if message.bytes == GO => Ok(()),
+                    // The parent is gone, or has changed its mind: there is nobody to tell.
+                    Ok(_) | Err(_) => exit_now(FAILED),
+                }
+            }
+            Step::Announce => {
+                self.report(&Report::Executing, None);
+                Ok(())
+            }
+            Step::BirthInside => self.birth_inside(),
+            Step::Exec { args, env } => {
+                let path = match &self.executable {
+                    Some(path) => path.clone(),
+                    None => exec::find(args, env)?,
+                };
+                Err(exec::exec(&path, args, env, self.home.as_deref()))
+            }
+            Step::ExecFd { program, args } => Err(exec::exec_fd(self.fd(*program), args)),
+            Step::Fail(step) => Err(LaunchError::Call(Error::new(step.clone(), Errno::ENOTRECOVERABLE))),
+        }
+    }
+
+    pub(super) fn fd(&self, fd: Fd) -> BorrowedFd<'_> {
+        self.plan.fds[fd.0].1.as_fd()
+    }
+
+    pub(super) fn warn(&self, text: String) {
+        self.report(&Report::Warning(text), None);
+    }
+
+    /// Nobody listening any more is no reason to stop: the parent's death shows at the gate.
+    fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
+        let bytes = serde_json::to_vec(report).unwrap_or_default();
+        let _ = fd::send_message(self.channel.as_fd(), &bytes, with.as_slice());
+    }
+
+    fn attach(&self, file: BorrowedFd<'_>) -> Result<(), LaunchError> {
+        match nix::unistd::write(file, b"0") {
+            Ok(_) => Ok(()),
+            // The group was removed: its container is gone.
+            Err(Errno::ENODEV | Errno::ENOENT) => Err(LaunchError::NotRunning),
+            Err(errno) => Err(Error::new(format!("write({}, \"0\")", fd::describe(file)), errno).into()),
+        }
+    }
+
+    fn join(
+        &self,
+        target: Option<Fd>,
+        kinds: &[NamespaceKind],
+        each: &[(NamespaceKind, Fd)],
+    ) -> Result<(), LaunchError> {
+        if let Some(target) = target
+            && !kinds.is_empty()
+        {
+            match ns::join_by_pidfd(self.fd(target), kinds) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.errno() == Errno::ESRCH => return Err(LaunchError::NotRunning),
+                // Before 5.8 setns takes no pidfd.
+                Err(error) if !each.is_empty() && matches!(error.errno(), Errno::EINVAL | Errno::ENOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut each = each.to_vec();
+        each.sort_unstable_by_key(|(kind, _)| *kind);
+        for (kind, namespace) in each {
+            ns::join(self.fd(namespace), kind)?;
+        }
+        Ok(())
+    }
+
+    fn stdio(&self, fds: [Fd; 3]) -> Result<(), LaunchError> {
+        for (number, source) in fds.into_iter().enumerate() {
+            exec::dup_onto(self.fd(source), number as i32)?;
+        }
+        Ok(())
+    }
+
+    /// So that a process that is not root can open /dev/stdout again. Sockets, files and the null device stay as
+    /// they are, and a refusal (a read-only file system, a user namespace) does not matter.
+    fn chown_stdio(&self) {
+        use nix::sys::stat::{SFlag, fstat};
+        for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+            let Ok(stat) = fstat(stream) else { continue };
+            let kind = stat.st_mode & SFlag::S_IFMT.bits();
+            let major = nix::sys::stat::major(stat.st_rdev);
+            let is_pipe = kind == SFlag::S_IFIFO.bits();
+            // Unix98 pty slaves have the majors 136 to 143.
+            let is_pty = kind == SFlag::S_IFCHR.bits() && (136..=143).contains(&major);
+            if (is_pipe || is_pty) && stat.st_uid != self.ids.uid {
+                let group = if is_pty { None } else { Some(Gid::from_raw(self.ids.gid)) };
+                let _ = nix::unistd::fchown(stream, Some(Uid::from_raw(self.ids.uid)), group);
+            }
+        }
+    }
+
+    fn chdir(&mut self, path: &Path, create: bool) -> Result<(), LaunchError> {
+        if create && let Err(error) = crate::path::mkdirs_in_root(self.root.fd()?, path, 0o755) {
+            // It may exist behind a directory that root cannot enter (root-squashed NFS); chdir will tell.
+            if !matches!(error.errno(), Errno::EACCES | Errno::EPERM) {
+                return Err(cwd_error(path, error.errno()));
+            }
+        }
+        match nix::unistd::chdir(path) {
+            Ok(()) => Ok(()),
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.chdir_as_user = Some(path.to_owned());
+                Ok(())
+            }
+            Err(errno) => Err(cwd_error(path, errno)),
+        }
+    }
+
+    fn check_cwd(&mut self) -> Result<(), LaunchError> {
+        if let Some(path) = self.chdir_as_user.take() {
+            nix::unistd::chdir(&path).map_err(|errno| cwd_error(&path, errno))?;
+        }
+        // The kernel writes "(unreachable)" before what is outside the root.
+        match nix::unistd::getcwd() {
+            Ok(path) if path.is_absolute() => Ok(()),
+            Ok(_) | Err(Errno::ENOENT) => Err(LaunchError::CwdOutside),
+            Err(errno) => Err(Error::new("getcwd()", errno).into()),
+        }
+    }
+
+    fn switch_user(&self) -> Result<()> {
+        use nix::unistd::{setgroups, setresgid, setresuid};
+        let Ids { uid, gid, groups } = &self.ids;
+        let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+        caps::keep_caps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)".into())?;
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups).call(|| format!("setgroups({groups:?})"))?;
+        setresgid(group, group, group).call(|| format!("setresgid({gid})"))?;
+        setresuid(user, user, user).call(|| format!("setresuid({uid})"))?;
+        caps::keep_caps(false).call(|| "prctl(PR_SET_KEEPCAPS, 0)".into())?;
+        // A change of credentials sets this back to fs.suid_dumpable.
+        set_undumpable()
+    }
+
+    /// args and env of the plan's `Exec`.
+    fn command(&self) -> (&[String], &[String]) {
+        let found = self.plan.steps.iter().find_map(|step| match step {
+            Step::Exec { args, env } => Some((args.as_slice(), env.as_slice())),
+            _ => None,
+        });
+        found.unwrap_or_default()
+    }
+
+    fn birth_inside(&mut self) -> Result<(), LaunchError> {
+        set_undumpable()?;
+        match birth(Birth { sibling: true, ..Birth::default() }) {
+            Ok(Born::Child { .. }) => Ok(signal::unblock_all()?),
+            Ok(Born::Parent { child }) => {
+                self.report(&Report::Inside { pid: child.pid() }, child.as_fd());
+                exit_now(0)
+            }
+            Err(error) if error.errno() == Errno::ENOMEM => Err(LaunchError::NotRunning),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
+    let cause = errno.desc().to_lowercase();
+    LaunchError::Cwd { path: path.display().to_string(), cause: format!("chdir {}: {cause}", path.display()) }
+}
+
+fn sysctl(name: &str, value: &str) -> Result<(), LaunchError> {
+    // Dots separate; a name written with slashes may have dots in its parts (an interface's name).
+    let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    let is_plain =
+        !relative.is_empty() && relative.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+    if !is_plain {
+        return Err(LaunchError::Unsupported(format!("sysctl {name:?}: not a name")));
+    }
+    let path = format!("/proc/sys/{relative}");
+    Ok(fs::write(&path, value).call(|| format!("write({path}, {value:?})"))?)
+}
+
+#[allow(unsafe_code)]
+fn set_domainname(name: &str) -> Result<()> {
+    // SAFETY: pointer and length are the string's.
+    let done = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    crate::error::check(done.into(), || format!("setdomainname({name:?})")).map(drop)
+}
+
+#[allow(unsafe_code)]
+fn set_rlimit(resource: u32, name: &str, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the structure outlives the call; no old value is asked for.
+    let done = unsafe { libc::prlimit64(0, resource as _, &limit, std::ptr::null_mut()) };
+    crate::error::check(done.into(), || format!("prlimit64({name}, {soft}, {hard})")).map(drop)
+}
+
+#[allow(unsafe_code)]
+fn loopback_up() -> Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .call(|| "socket(AF_INET, SOCK_DGRAM)".into())?;
+    // SAFETY: ifreq is plain data for which all-zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request outlives the call, and SIOCSIFFLAGS only reads it.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request) };
+    crate::error::check(done.into(), || "ioctl(lo, SIOCSIFFLAGS, IFF_UP)".into()).map(drop)
+}

@@ -1,0 +1,275 @@
+//! The parent's side of a birth: one socket to the child says what became of it, so that a loop can watch it.
+
+use super::error::LaunchError;
+use super::plan::{Fd, Plan, Step, above_stdio};
+use super::run;
+use crate::error::{Error, Result};
+use crate::fd;
+use crate::ns;
+use crate::pidfd::{Exit, PidFd};
+use crate::spawn::{Birth, Born, birth, exit_now, set_undumpable, wait_readable};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+/// Where the child's PID namespace comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum PidNamespace<'a> {
+    Inherit,
+    /// Born inside this one (an `ns/pid` descriptor), still our child.
+    Inside(BorrowedFd<'a>),
+    /// The first process of its own.
+    New,
+}
+
+/// What the child tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    Warning(String),
+    /// With the pty's master.
+    Terminal,
+    /// With the pidfd of the process that goes on in our place (where the kernel has pidfds).
+    Inside {
+        pid: i32,
+    },
+    Gate,
+    /// The next thing is execve.
+    Executing,
+    Failed(LaunchError),
+}
+
+pub(crate) const REPORT_BYTES_MAX: usize = 64 << 10;
+pub(crate) const GO: &[u8] = b"go";
+/// Warnings of one birth; more are dropped.
+const WARNINGS_MAX: usize = 32;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    Pending,
+    /// All is set up; `open_gate` lets it execve.
+    AtGate,
+    /// execve has succeeded.
+    Running,
+    Failed(LaunchError),
+}
+
+/// A process being born. Dropping it before `Running` kills and reaps the child.
+#[derive(Debug)]
+pub struct Launch {
+    /// The process that becomes the program; until `Inside` is told, the one that prepares it.
+    process: Option<PidFd>,
+    /// The one that prepared it from outside; ends by itself.
+    helper: Option<PidFd>,
+    channel: OwnedFd,
+    progress: Progress,
+    gate_open: bool,
+    warnings: Vec<String>,
+    terminal: Option<OwnedFd>,
+    inside: Inside,
+    executing: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    /// `process` is the one.
+    Here,
+    /// `process` is the helper whose last act is to bear it.
+    Awaited,
+}
+
+impl Inside {
+    fn of(plan: &Plan) -> Self {
+        if plan.steps.iter().any(|step| matches!(step, Step::BirthInside)) { Inside::Awaited } else { Inside::Here }
+    }
+}
+
+/// Starts the child that runs `plan`. `cgroup` is a v2 directory to be born in.
+pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<Launch, LaunchError> {
+    let (ours, theirs) = fd::seqpacket_pair()?;
+    let theirs = above_stdio(theirs);
+    fd::set_nonblocking(ours.as_fd(), true)?;
+    set_undumpable()?;
+    let visit = match pid {
+        PidNamespace::Inherit | PidNamespace::New => None,
+        PidNamespace::Inside(target) => {
+            Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(|error| dead_namespace(error))?)
+        }
+    };
+    let how = Birth {
+        into_cgroup: cgroup.map(|fd| plan.fds[fd.0].1.as_fd()),
+        new_pid_namespace: matches!(pid, PidNamespace::New),
+        sibling: false,
+    };
+    match birth(how).map_err(dead_namespace)? {
+        Born::Parent { child } => {
+            drop(visit);
+            Ok(Launch {
+                process: Some(child),
+                helper: None,
+                channel: ours,
+                progress: Progress::Pending,
+                gate_open: false,
+                warnings: Vec::new(),
+                terminal: None,
+                inside: Inside::of(&plan),
+                executing: false,
+            })
+        }
+        Born::Child { in_cgroup } => {
+            std::mem::forget(visit);
+            drop(ours);
+            exit_now(run::run(&plan, theirs, in_cgroup))
+        }
+    }
+}
+
+/// ESRCH from setns and ENOMEM from clone say that the namespace's init is dead.
+fn dead_namespace(error: Error) -> LaunchError {
+    match error.errno() {
+        Errno::ESRCH | Errno::ENOMEM => LaunchError::NotRunning,
+        _ => LaunchError::Call(error),
+    }
+}
+
+impl Launch {
+    /// Readable when `progress` has something new.
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// None while a child outside the PID namespace prepares it.
+    pub fn process(&self) -> Option<&PidFd> {
+        self.process.as_ref().filter(|_| self.inside == Inside::Here)
+    }
+
+    /// What could not be done and was not fatal.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The pty's master, once.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// The process, for whoever waits for it from now on.
+    pub fn into_process(mut self) -> Option<PidFd> {
+        self.progress = Progress::Running;
+        self.reap_helper();
+        self.process.take()
+    }
+
+    /// Reads what the child has told; never blocks, except to reap a child that has told its failure and ends.
+    pub fn progress(&mut self) -> Progress {
+        while matches!(self.progress, Progress::Pending) || (self.gate_open && self.progress == Progress::AtGate) {
+            match fd::receive_message(self.channel.as_fd(), REPORT_BYTES_MAX) {
+                Ok(message) if message.is_end() => self.ended(),
+                Ok(message) => self.heard(message),
+                Err(error) if error.errno() == Errno::EAGAIN => break,
+                Err(error) if error.errno() == Errno::ECONNRESET => self.ended(),
+                Err(error) => self.fail(LaunchError::Call(error)),
+            }
+        }
+        self.progress.clone()
+    }
+
+    fn heard(&mut self, message: fd::Message) {
+        let mut fds = message.fds.into_iter();
+        match serde_json::from_slice(&message.bytes) {
+            Ok(Report::Warning(text)) if self.warnings.len() < WARNINGS_MAX => self.warnings.push(text),
+            Ok(Report::Warning(_)) => {}
+            Ok(Report::Terminal) => self.terminal = fds.next(),
+            Ok(Report::Inside { pid }) => {
+                self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));
+                self.inside = Inside::Here;
+            }
+            Ok(Report::Gate) => self.progress = Progress::AtGate,
+            Ok(Report::Executing) => self.executing = true,
+            Ok(Report::Failed(error)) => self.fail(error),
+            Err(error) => self.fail(LaunchError::Died(format!("unreadable report: {error}"))),
+        }
+    }
+
+    /// The channel closed: by execve, or by a death without a word. Which of the two, the announcement tells: a short
+    /// program may be a zombie by now. A kill between announcement and execve is reported by its exit, as any other.
+    fn ended(&mut self) {
+        self.reap_helper();
+        if self.executing {
+            self.progress = Progress::Running;
+        } else if let Some(process) = self.process.take() {
+            let exit = process.wait_blocking();
+            self.died(exit);
+        }
+    }
+
+    fn died(&mut self, exit: Result<Exit>) {
+        self.process = None;
+        let text = match exit {
+            Ok(Exit::Code(code)) => format!("exit code {code}"),
+            Ok(Exit::Signal { signal, .. }) => format!("signal {signal}"),
+            Err(error) => error.to_string(),
+        };
+        self.progress = Progress::Failed(LaunchError::Died(text));
+    }
+
+    fn fail(&mut self, error: LaunchError) {
+        self.kill();
+        self.progress = Progress::Failed(error);
+    }
+
+    /// Lets a process at its gate go on to execve.
+    pub fn open_gate(&mut self) -> Result<(), LaunchError> {
+        self.gate_open = true;
+        match fd::send_message(self.channel.as_fd(), GO, &[]) {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => Err(LaunchError::NotRunning),
+            Err(error) => Err(LaunchError::Call(error)),
+        }
+    }
+
+    /// Blocks until the progress is no longer `Pending`, nor `AtGate` once the gate is open. For tests and tools.
+    pub fn wait(&mut self, deadline: Instant) -> Progress {
+        loop {
+            let progress = self.progress();
+            let settled = match progress {
+                Progress::Pending => false,
+                Progress::AtGate => !self.gate_open,
+                Progress::Running | Progress::Failed(_) => true,
+            };
+            if settled {
+                return progress;
+            }
+            if Instant::now() >= deadline {
+                self.fail(LaunchError::Late);
+                return self.progress.clone();
+            }
+            if let Err(error) = wait_readable(self.channel.as_fd(), deadline) {
+                self.fail(LaunchError::Call(error));
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        for process in self.helper.take().into_iter().chain(self.process.take()) {
+            let _ = process.send_signal(Signal::SIGKILL);
+            let _ = process.wait_blocking();
+        }
+    }
+
+    fn reap_helper(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            let _ = helper.wait_blocking();
+        }
+    }
+}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        match self.progress {
+            Progress::Pending | Progress::AtGate => self.kill(),
+            Progress::Running | Progress::Failed(_) => self.reap_helper(),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A pty in the container's own devpts: opened by descriptor, verified, never by a path that the container could
+//! have replaced (CVE-2025-52565).
+
+use super::error::LaunchError;
+use super::exec::dup_onto;
+use super::run::Child;
+use crate::error::{Error, Result, check};
+use crate::fd::own;
+use crate::path::{create_file_in_root, open_child, open_in_root, reopen};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+
+const DEVPTS_MAGIC: i64 = 0x1cd1;
+const TIOCSPTLCK: u64 = 0x4004_5431;
+const TIOCGPTN: u64 = 0x8004_5430;
+const TIOCGPTPEER: u64 = 0x5441;
+
+/// Makes a new pty this process's stdio and controlling terminal; the master is for the parent.
+pub(super) fn open(child: &Child<'_>, console: bool, rows: u16, columns: u16) -> Result<OwnedFd, LaunchError> {
+    let root = child.root.fd()?;
+    let pts = open_in_root(root, Path::new("/dev/pts"), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    if crate::mount::fs_magic(&pts)? != DEVPTS_MAGIC {
+        return Err(LaunchError::Unsupported("/dev/pts is not a devpts, so it has no terminal".into()));
+    }
+    let master = open_child(pts.as_fd(), OsStr::new("ptmx"), OFlag::O_RDWR | OFlag::O_NOCTTY)?;
+    unlock(master.as_fd())?;
+    let slave = open_slave(master.as_fd(), pts.as_fd())?;
+    if rows != 0 && columns != 0 {
+        set_size(master.as_fd(), rows, columns)?;
+    }
+    if console {
+        let point = create_file_in_root(root, Path::new("/dev/console"), 0o600)?;
+        super::rootfs::bind_fd(slave.as_fd(), point.as_fd())?;
+    }
+    for number in 0..=2 {
+        dup_onto(slave.as_fd(), number)?;
+    }
+    take_control()?;
+    Ok(master)
+}
+
+#[allow(unsafe_code)]
+fn unlock(master: BorrowedFd<'_>) -> Result<()> {
+    let unlocked: libc::c_int = 0;
+    // SAFETY: the integer outlives the call.
+    let done = unsafe { libc::ioctl(master.as_raw_fd(), TIOCSPTLCK as libc::Ioctl, &unlocked) };
+    check(done.into(), || "ioctl(ptmx, TIOCSPTLCK, 0)".into()).map(drop)
+}
+
+/// TIOCGPTPEER (4.13), else by number in the same devpts.
+#[allow(unsafe_code)]
+fn open_slave(master: BorrowedFd<'_>, pts: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    // SAFETY: the argument is an integer.
+    let opened = unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTPEER as libc::Ioctl, flags.bits()) };
+    match check(opened.into(), || "ioctl(ptmx, TIOCGPTPEER)".into()) {
+        Ok(fd) => return Ok(own(fd as RawFd)),
+        Err(error) if matches!(error.errno(), Errno::ENOTTY | Errno::EINVAL | Errno::EIO) => {}
+        Err(error) => return Err(error),
+    }
+    let mut number: libc::c_uint = 0;
+    // SAFETY: the kernel writes one integer, which outlives the call.
+    let done = unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTN as libc::Ioctl, &mut number) };
+    check(done.into(), || "ioctl(ptmx, TIOCGPTN)".into())?;
+    let looked = open_child(pts, OsStr::new(&number.to_string()), OFlag::O_PATH)?;
+    if crate::mount::fs_magic(&looked)? != DEVPTS_MAGIC {
+        return Err(Error::new(format!("open(/dev/pts/{number})"), Errno::ENXIO));
+    }
+    reopen(looked.as_fd(), OFlag::O_RDWR | OFlag::O_NOCTTY)
+}
+
+#[allow(unsafe_code)]
+fn set_size(master: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the structure outlives the call.
+    let done = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+    check(done.into(), || format!("ioctl(ptmx, TIOCSWINSZ, {rows}x{columns})")).map(drop)
+}
+
+#[allow(unsafe_code)]
+fn take_control() -> Result<()> {
+    // SAFETY: the argument is an integer: do not take it from another session.
+    let done = unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+    check(done.into(), || "ioctl(0, TIOCSCTTY, 0)".into()).map(drop)
+}
