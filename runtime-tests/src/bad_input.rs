@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::world::{BUSYBOX, World, run};
-use crate::{Test, ensure, test};
+use crate::{Needs, Test, ensure, test};
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -12,7 +12,7 @@ pub fn tests() -> Vec<Test> {
         test("oversized_manifests_are_refused_at_once", limits),
         test("an_absent_image_has_kubelets_words", image),
         test("a_command_that_cannot_be_started_has_kubelets_words", command),
-        test("someone_who_is_not_root_gets_one_sentence", not_root),
+        test("someone_who_is_not_root_gets_one_sentence", not_root).on(Needs::Host),
         test("a_file_that_is_not_there_is_said_as_kubectl_says_it", missing_file),
         test("a_failed_apply_leaves_nothing", nothing_left),
     ]

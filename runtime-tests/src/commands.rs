@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::world::{BUSYBOX, NGINX, World, run, squeezed};
-use crate::{Test, ensure, test};
+use crate::{Needs, Test, ensure, test};
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -14,7 +14,7 @@ pub fn tests() -> Vec<Test> {
         test("get_prints_each_format", get),
         test("logs_follow_tail_since_timestamps_and_previous", logs),
         test("exec_carries_streams_exit_codes_and_errors", exec),
-        test("exec_with_a_terminal_is_a_terminal", terminal),
+        test("exec_with_a_terminal_is_a_terminal", terminal).on(Needs::Host),
         test("delete_takes_kubectls_options", delete),
         test("images_are_imported_listed_tagged_and_removed", images),
         test("plan_prints_what_would_be_done_and_does_nothing", plan),

@@ -1,7 +1,7 @@
 //! Writing a container's log in CRI's form: `<time> <stream> <tag> <content>`, cut at 16 KiB, rotated.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -105,14 +105,41 @@ impl LogFile {
         Ok(LogFile { path, file, size, size_max, rotations: 0 })
     }
 
-    /// Writes whole records; rotates before them when the file has become too large. A rotation that fails does not
-    /// lose the records: they go to the old file.
+    /// Writes whole records; rotates before them when the file has become too large. What could be written only in
+    /// part (a full disk) is taken back, so that it can be written again.
     pub fn write(&mut self, records: &[u8], now_nanos: i128) -> io::Result<()> {
-        if self.size >= self.size_max {
-            self.rotate(now_nanos)?;
+        self.make_room(now_nanos)?;
+        if let Err(error) = self.file.write_all(records) {
+            self.file.set_len(self.size)?;
+            return Err(error);
         }
-        self.file.write_all(records)?;
         self.size += records.len() as u64;
+        Ok(())
+    }
+
+    /// Rotates when the file has become too large: the next `write` then begins at `size()`.
+    pub fn make_room(&mut self, now_nanos: i128) -> io::Result<()> {
+        if self.size >= self.size_max { self.rotate(now_nanos) } else { Ok(()) }
+    }
+
+    /// Bytes in the current file.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The current file's bytes from an offset on.
+    pub fn read_from(&self, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Takes back what was written after an offset.
+    pub fn truncate(&mut self, offset: u64) -> io::Result<()> {
+        self.file.set_len(offset)?;
+        self.size = offset;
         Ok(())
     }
 

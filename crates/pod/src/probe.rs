@@ -182,7 +182,7 @@ impl Worker {
         }
         let (period, ran) = (period(probe), now.monotonic.since(subject.running_since.monotonic));
         // Whole seconds are counted on the wall clock, so the delay may be over up to a second early.
-        let delay = Duration::from_secs(u64::try_from(probe.initial_delay_seconds - 1).unwrap_or(0));
+        let delay = Duration::from_secs(u64::try_from(probe.initial_delay_seconds.saturating_sub(1)).unwrap_or(0));
         let wait = delay.saturating_sub(ran);
         let earliest = now.monotonic + wait;
         let short = earliest.since(self.next_tick);

@@ -57,7 +57,7 @@ impl Backoff {
     pub fn note_start(&mut self, finished_at: Option<Monotonic>, now: Monotonic) {
         let Some(ended) = finished_at else { return };
         let delay = match self.entry {
-            Some(entry) if !entry.is_expired(ended) => (entry.delay * 2).min(MAX),
+            Some(entry) if !entry.is_expired(ended) => entry.delay.saturating_mul(2).min(MAX),
             _ => BASE,
         };
         self.entry = Some(Entry { delay, last_start: now });
@@ -80,7 +80,7 @@ pub struct PullBackoff {
 impl PullBackoff {
     pub fn after_failure(before: Option<PullBackoff>, now: Monotonic) -> PullBackoff {
         let delay = match before {
-            Some(entry) if now.since(entry.last_failure) <= FORGET => (entry.delay * 2).min(MAX),
+            Some(entry) if now.since(entry.last_failure) <= FORGET => entry.delay.saturating_mul(2).min(MAX),
             _ => BASE,
         };
         PullBackoff { delay, last_failure: now }

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod fd;
 pub mod launch;
 pub mod mount;
+pub mod netlink;
 pub mod ns;
 pub mod path;
 pub mod pidfd;

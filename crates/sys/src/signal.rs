@@ -28,12 +28,25 @@ impl Drop for Blocked {
     }
 }
 
-/// Every disposition back to default: ignored ones would survive execve (a Rust program ignores SIGPIPE).
+/// Every disposition back to default: ignored ones would survive execve (a Rust program ignores SIGPIPE, and what
+/// started us may ignore anything). By the bare call, because the C library keeps two signals for itself.
 #[allow(unsafe_code)]
 pub fn reset_dispositions() {
+    /// The kernel's own structure; all zero is SIG_DFL without flags.
+    #[repr(C)]
+    #[derive(Default)]
+    struct KernelSigaction {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    let default = KernelSigaction::default();
+    let nothing = std::ptr::null_mut::<KernelSigaction>();
     for signal in 1..=SIGNAL_MAX {
-        // SAFETY: SIG_DFL runs no code of ours; the C library refuses its own two signals, which stay default.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the structure outlives the call; no code of ours can run by a default disposition. SIGKILL and
+        // SIGSTOP answer EINVAL.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, nothing, size_of::<u64>()) };
     }
 }
 

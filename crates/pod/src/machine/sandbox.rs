@@ -114,7 +114,7 @@ impl PodMachine {
         let now = self.state.now.monotonic;
         let wanted = match self.state.sandbox {
             Sandbox::Absent => Some(0),
-            Sandbox::Stopped { attempt } => Some(attempt + 1),
+            Sandbox::Stopped { attempt } => Some(attempt.saturating_add(1)),
             Sandbox::Retry { attempt, at } if at <= now => Some(attempt),
             Sandbox::Retry { .. }
             | Sandbox::Creating { .. }

@@ -325,6 +325,21 @@ impl World {
     }
 }
 
+/// The `nth` number or string of a JSON tree becomes something else.
+fn damage(value: &mut serde_json::Value, nth: &mut usize, number: u64) {
+    use serde_json::Value;
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| damage(item, nth, number)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| damage(field, nth, number)),
+        Value::Number(_) | Value::String(_) if *nth == 0 => {
+            *value = if number.is_multiple_of(5) { Value::Null } else { json!(number) };
+            *nth = usize::MAX;
+        }
+        Value::Number(_) | Value::String(_) => *nth -= 1,
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
 fn is_probe(action: &Action) -> bool {
     matches!(action, Action::Probe { .. })
 }
@@ -345,5 +360,25 @@ proptest! {
         world.finish();
         assert_eq!(world.machine.next_deadline(), None);
         assert!(world.live.is_empty());
+    }
+
+    /// State files are read with suspicion: a damaged one is refused or lived with.
+    #[test]
+    fn a_damaged_snapshot_never_panics(
+        pod in pods(), ops in proptest::collection::vec(op(), 1..60), nth in 0..200_usize,
+        number in prop_oneof![0..5_u64, 0..10_000_u64, Just(1_000_000_000), Just(u64::from(u32::MAX)), Just(u64::MAX)],
+    ) {
+        let mut world = World::new(pod.clone());
+        ops.into_iter().for_each(|op| world.act(op));
+        let mut snapshot = serde_json::to_value(world.machine.snapshot()).unwrap();
+        damage(&mut snapshot, &mut nth.clone(), number);
+        let Ok(snapshot) = serde_json::from_value::<Snapshot>(snapshot) else { return Ok(()) };
+        let now = Now { monotonic: Monotonic(Duration::from_secs(1 << 40)), wall: ZERO };
+        let Ok(mut machine) = PodMachine::restore(pod, node(), snapshot, now) else { return Ok(()) };
+        let stop = Event::StopRequested { grace: Duration::from_secs(5), force: false };
+        for event in [Event::Deadline, exit_event(WEB, 0, 1), Event::Deadline, stop, Event::Deadline] {
+            machine.step(now, event);
+            machine.next_deadline();
+        }
     }
 }

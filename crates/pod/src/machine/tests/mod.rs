@@ -4,6 +4,7 @@ mod conditions;
 mod ends;
 mod histories;
 mod init;
+mod phases;
 mod pods;
 mod probes;
 mod restarts;
