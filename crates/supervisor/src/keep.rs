@@ -1,12 +1,17 @@
 //! The shim's side of its talk with keep (crates/pause): what must outlive the shim is put there.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use killick_sys::fd::{receive_message, send_message};
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{MsgFlags, recv, setsockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// Most descriptors that keep holds.
 const HELD_MAX: u64 = 256;
 const MESSAGE_BYTES: usize = 16;
+const ANSWER_SECONDS_MAX: i64 = 5;
 
 /// Numbers in which keep gives a started shim its descriptors.
 pub const SOCKET_FD: i32 = 3;
@@ -28,8 +33,18 @@ pub struct Keep {
 }
 
 impl Keep {
-    pub fn new(socket: OwnedFd) -> Keep {
-        Keep { socket }
+    pub fn new(socket: OwnedFd) -> Result<Keep, String> {
+        // A keep that was stopped must not stop the pod.
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(ANSWER_SECONDS_MAX))
+            .map_err(|errno| format!("keep: setsockopt(SO_RCVTIMEO): {errno}"))?;
+        Ok(Keep { socket })
+    }
+
+    /// To be asked when the socket is readable: keep never speaks unasked.
+    pub fn has_ended(&self) -> bool {
+        let mut byte = [0u8; 1];
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        matches!(recv(self.socket.as_raw_fd(), &mut byte, flags), Ok(0) | Err(Errno::ECONNRESET))
     }
 
     /// From now on keep starts a new shim when this one dies.

@@ -18,6 +18,7 @@ pub mod log_pump;
 mod message;
 mod probing;
 mod reap;
+mod removal;
 pub mod run;
 mod sandbox;
 mod start;

@@ -115,7 +115,7 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
     let cgroup = Cgroup::create(&context.host.layout, cgroup_path(context, &container.name), &resources)
         .map_err(|error| create_failed(error.to_string()))?;
 
-    let (stdio, mut outputs) = streams(context, container, *attempt).map_err(create_failed)?;
+    let (stdio, mut outputs) = streams(container).map_err(create_failed)?;
     let container_dir = context.host.dir.container_dir(&container.name, attempt.number);
     let read_only = config.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true));
     let runtime_id = runtime_id();
@@ -188,8 +188,15 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
         terminal: container.tty,
     });
     context.tell(Message::Started { live: Rc::clone(&live), image_id: image.id }).await;
-    let farewell = Farewell { live, pump: Some(pump), pod: Rc::clone(pod), container: container.clone() };
-    tokio::task::spawn_local(watch::watch(Rc::clone(context), farewell));
+    let farewell = Farewell {
+        attempt: *attempt,
+        cgroup: live.cgroup.clone(),
+        live: Some(Rc::clone(&live)),
+        pump: Some(pump),
+        pod: Rc::clone(pod),
+        container: container.clone(),
+    };
+    tokio::task::spawn_local(watch::watch(Rc::clone(context), farewell, live));
     Ok(())
 }
 
@@ -343,8 +350,7 @@ fn may_trace(security: &SecurityContext) -> bool {
 }
 
 /// The streams of the container, and our read ends: stdout, stderr.
-fn streams(context: &Context, container: &Container, attempt: Attempt) -> Result<(Stdio, Vec<OwnedFd>), String> {
-    let _ = (context, attempt);
+fn streams(container: &Container) -> Result<(Stdio, Vec<OwnedFd>), String> {
     if container.tty {
         return Ok((Stdio::Terminal { rows: 0, columns: 0 }, Vec::new()));
     }
@@ -363,13 +369,18 @@ pub fn pump(
     outputs: Vec<OwnedFd>,
 ) -> Result<PumpHandle, String> {
     let dir = &context.host.dir;
-    let pending = dir.run_dir().join(format!("log-{container}-{}", attempt.number));
+    let pending = pending_path(context, container, attempt);
     let mut outputs = outputs.into_iter();
     let Some(stdout) = outputs.next() else { return Err(format!("container {container:?} has no output")) };
     let log = dir.log_dir(pod).join(container);
     LogPump::new(&log, attempt.number, &pending, stdout, outputs.next())
         .map(log_pump::spawn)
         .map_err(|error| format!("log of container {container:?} in {}: {error}", log.display()))
+}
+
+/// The pump's note of the write that is under way.
+pub fn pending_path(context: &Context, container: &str, attempt: Attempt) -> PathBuf {
+    context.host.dir.run_dir().join(format!("log-{container}-{}", attempt.number))
 }
 
 /// 64 hexadecimal digits, as containerd names containers.
