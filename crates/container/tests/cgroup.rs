@@ -255,6 +255,7 @@ fn a_leaf_holds_what_an_exec_started_and_nothing_else() {
     let tree = Tree::new("leaf");
     let cgroup = tree.create("pod1/web", r#"{"pids":{"limit":100}}"#).unwrap();
     let mut init = in_cgroup(&cgroup, "exec sleep 60");
+    until("init is inside", || cgroup.processes().unwrap().len() == 1);
     let mut pool = cgroup.leaf_pool();
     let leaf = pool.acquire().unwrap();
     let mut exec = enter(leaf.attach(), "setsid sleep 61 & sleep 62 & wait");
@@ -262,7 +263,7 @@ fn a_leaf_holds_what_an_exec_started_and_nothing_else() {
     assert_eq!(cgroup.processes().unwrap().len(), 4, "the container's own list holds them too");
     let memory = tree.layout.v1_hierarchy("memory").map(|h| h.mount_point.join(cgroup.path()).join("cgroup.procs"));
     if let Some(memory) = memory {
-        assert_eq!(std::fs::read_to_string(memory).unwrap().lines().count(), 4, "charged to the container");
+        until("charged to the container", || std::fs::read_to_string(&memory).unwrap().lines().count() == 4);
     }
     leaf.kill_all(soon()).unwrap();
     exec.wait().unwrap();

@@ -6,8 +6,8 @@ use nix::sys::socket::{AddressFamily, ControlMessage, ControlMessageOwned, MsgFl
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// Descriptors that one message may carry (SCM_MAX_FD is 253; nothing of ours needs more).
-pub const FDS_PER_MESSAGE_MAX: usize = 16;
+/// Descriptors that one message may carry (SCM_MAX_FD is 253): a worker returns one for each mount of a container.
+pub const FDS_PER_MESSAGE_MAX: usize = 64;
 
 /// (read end, write end)
 pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {

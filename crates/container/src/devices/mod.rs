@@ -12,8 +12,11 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use crate::cgroup::Cgroup;
 use crate::resources::Version;
 
+mod host;
 pub mod v1;
 pub mod v2;
+
+pub use host::of_host;
 
 /// `m`, `r`, `w` as the kernel's eBPF context has them.
 pub const MKNOD: u8 = 1;
