@@ -46,7 +46,7 @@ pub async fn serve(context: Rc<Context>, listener: Listener) -> io::Result<()> {
 }
 
 fn watched<T: std::os::fd::AsRawFd>(fd: T) -> io::Result<AsyncFd<T>> {
-    AsyncFd::register_with_interest(fd, Interest::READABLE).map_err(|error| error.into_parts().1)
+    AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
 async fn accept(listener: &AsyncFd<Listener>) -> Connection {

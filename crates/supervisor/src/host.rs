@@ -59,7 +59,5 @@ pub fn container_of(pod: &Pod, id: ContainerId) -> Option<&Container> {
 
 pub fn id_of(pod: &Pod, name: &str) -> Option<ContainerId> {
     let at = |list: &[Container]| list.iter().position(|container| container.name == name);
-    at(&pod.spec.containers)
-        .map(ContainerId::Regular)
-        .or_else(|| at(&pod.spec.init_containers).map(ContainerId::Init))
+    at(&pod.spec.containers).map(ContainerId::Regular).or_else(|| at(&pod.spec.init_containers).map(ContainerId::Init))
 }

@@ -39,7 +39,6 @@ pub fn pod_ip(sandbox: &LiveSandbox, node: Option<IpAddr>) -> Option<IpAddr> {
 #[derive(Debug)]
 pub struct Live {
     pub attempt: Attempt,
-    pub name: String,
     pub container: Container,
     pub cgroup: Cgroup,
     /// Where execs run. Borrowed only for the length of one call.

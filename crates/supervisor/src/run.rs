@@ -8,9 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use killick_pod::apply::{Change, compare};
-use killick_pod::event::{
-    Action, Attempt, ContainerId, Event, ExitStatus, Hook, Outcome, Record, StartFailure,
-};
+use killick_pod::event::{Action, Attempt, ContainerId, Event, ExitStatus, Hook, Outcome, Record, StartFailure};
 use killick_pod::machine::PodMachine;
 use killick_pod::spec::{Pod, ProbeKind};
 use killick_pod_dir::StatusFile;
@@ -280,10 +278,8 @@ impl Supervisor {
             Message::Note(record) => self.record(record),
             Message::SandboxMade { sandbox } => {
                 self.sandbox_state = Some(sandbox.state());
-                let event = Event::SandboxReady {
-                    attempt: sandbox.attempt,
-                    ip: pod_ip(&sandbox, self.context.host.node.ip),
-                };
+                let event =
+                    Event::SandboxReady { attempt: sandbox.attempt, ip: pod_ip(&sandbox, self.context.host.node.ip) };
                 self.adopt_sandbox(sandbox);
                 self.step(event);
             }
@@ -411,11 +407,7 @@ impl Supervisor {
     fn target(&self, attempt: Attempt) -> Option<Target> {
         let live = self.containers.get(&attempt.container).filter(|live| live.attempt == attempt)?;
         let container = container_of(&self.pod, attempt.container)?;
-        Some(Target {
-            sandbox: Rc::clone(self.sandbox.as_ref()?),
-            live: Rc::clone(live),
-            container: container.clone(),
-        })
+        Some(Target { sandbox: Rc::clone(self.sandbox.as_ref()?), live: Rc::clone(live), container: container.clone() })
     }
 
     /// The machine takes one event; what it holds then is written before its actions begin.

@@ -70,7 +70,11 @@ async fn make(context: &Context, pod: &Pod, attempt: u32) -> Result<LiveSandbox,
         },
     )
     .map_err(failed)?;
-    Birth::watch(birth.channel()).map_err(failed)?.reaches(Progress::Running, || birth.progress()).await.map_err(failed)?;
+    Birth::watch(birth.channel())
+        .map_err(failed)?
+        .reaches(Progress::Running, || birth.progress())
+        .await
+        .map_err(failed)?;
     let sandbox = birth.into_sandbox().map_err(failed)?;
     let network = match pod.spec.host_network {
         true => None,
@@ -159,11 +163,7 @@ pub async fn stop(context: Rc<Context>, sandbox: Option<Rc<LiveSandbox>>, state:
 }
 
 /// Pause, the network and pause's cgroup go; every step is tried, the errors are returned together.
-pub async fn take_down(
-    context: &Context,
-    sandbox: Option<&LiveSandbox>,
-    state: Option<&SandboxState>,
-) -> Vec<String> {
+pub async fn take_down(context: &Context, sandbox: Option<&LiveSandbox>, state: Option<&SandboxState>) -> Vec<String> {
     let mut errors = Vec::new();
     if let Some(live) = sandbox {
         if let Err(error) = live.sandbox.process().send_signal(Signal::SIGKILL) {

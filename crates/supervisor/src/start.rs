@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use killick_container::cgroup::Cgroup;
-use killick_container::{CreateRequest, Join, LaunchError, PidMode, Progress, Ptrace, Rootfs, Stdio, UserRequest};
+use killick_container::{CreateRequest, Join, LaunchError, PidMode, Progress, Ptrace, Rootfs, Stdio};
 use killick_image::{Image, Store};
 use killick_pod::env::{Sources, resolve_env};
 use killick_pod::event::{Attempt, StartFailure};
@@ -131,7 +131,7 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
             cgroup: Some(&cgroup),
             seccomp: None,
             stdio,
-            user: UserRequest::Lookup(config.user.clone()),
+            user: config.user.clone(),
             sources: mounts.iter().map(|mount| mount.destination.clone()).zip(sources).collect(),
         },
     )
@@ -179,7 +179,6 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
     let born = created.into_container().map_err(launch_failed)?;
     let live = Rc::new(Live {
         attempt: *attempt,
-        name: container.name.clone(),
         container: born,
         leafs: RefCell::new(cgroup.leaf_pool()),
         cgroup,
@@ -386,7 +385,8 @@ pub fn pending_path(context: &Context, container: &str, attempt: Attempt) -> Pat
 /// 64 hexadecimal digits, as containerd names containers.
 fn runtime_id() -> String {
     let mut bytes = [0u8; 32];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    let read =
+        std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
     debug_assert!(read.is_ok(), "/dev/urandom always answers");
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

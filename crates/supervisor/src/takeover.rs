@@ -95,7 +95,6 @@ pub async fn find_container(
         Some(process) => {
             let live = Rc::new(Live {
                 attempt: state.attempt,
-                name: farewell.container.name.clone(),
                 container: process,
                 leafs: RefCell::new(state.cgroup.leaf_pool()),
                 cgroup: state.cgroup,
@@ -138,9 +137,8 @@ pub fn numbers_from_logs(dir: &PodDir, pod: &Pod) -> Vec<(ContainerId, u32)> {
     let mut numbers = Vec::new();
     for (id, container) in inits.chain(regulars) {
         let entries = std::fs::read_dir(dir.log_dir(pod).join(&container.name)).into_iter().flatten().flatten();
-        let highest = entries
-            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse::<u32>().ok())
-            .max();
+        let highest =
+            entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse::<u32>().ok()).max();
         if let Some(highest) = highest {
             numbers.push((id, highest.saturating_add(1)));
         }

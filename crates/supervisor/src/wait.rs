@@ -31,7 +31,7 @@ impl AsRawFd for Watched {
 impl Readable {
     pub fn new(fd: BorrowedFd<'_>) -> io::Result<Readable> {
         let owned = Watched(fd.try_clone_to_owned()?);
-        AsyncFd::register_with_interest(owned, Interest::READABLE).map(Readable).map_err(|error| error.into_parts().1)
+        AsyncFd::with_interest(owned, Interest::READABLE).map(Readable)
     }
 
     /// Returns when there is something to read, or the other side has gone. What is read must be read to the end
