@@ -15,6 +15,7 @@ pub mod ns;
 pub mod path;
 pub mod pidfd;
 pub mod seccomp;
+pub mod selfexe;
 pub mod seqpacket;
 pub mod signal;
 pub mod spawn;
