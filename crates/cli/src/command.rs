@@ -323,6 +323,12 @@ fn completion() -> Command {
         .after_help("Example:\n  source <(killick completion bash)")
 }
 
+/// clap's help without the mark of a value that a switch may have (`--wait=false`): it would only confuse.
+pub fn help_text(text: &str) -> String {
+    const MARK: &str = "[=<>]";
+    text.replace(MARK, &" ".repeat(MARK.len()))
+}
+
 /// Reads one flag made by `switch`.
 pub fn is_set(matches: &ArgMatches, id: &str) -> bool {
     matches.get_one::<bool>(id).copied().unwrap_or_default()
@@ -354,7 +360,7 @@ pub fn complaint(error: &clap::Error, arguments: &[String]) -> Failure {
     let flag_name = flag.split([' ', '=', '[']).find(|word| word.starts_with("--")).unwrap_or(&flag).to_owned();
     let text = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return Failure { text: error.render().to_string().trim_end().to_owned(), code: 0 };
+            return Failure { text: help_text(&error.render().to_string()).trim_end().to_owned(), code: 0 };
         }
         ErrorKind::InvalidSubcommand => {
             let name = context(ContextKind::InvalidSubcommand);

@@ -107,6 +107,9 @@ impl Context {
     /// Starts keep and shim of every pod that has lost them (both killed, or the machine was rebooted), and has the
     /// shim clear away cgroups without a pod. What fails is said and does not end the command.
     pub fn revive(&self, out: &mut Out<'_>) -> Result<()> {
+        for error in PodDir::sweep(&self.roots, self.now()) {
+            out.warn(format!("Warning: clearing away what a crash left: {error}"));
+        }
         for listed in PodDir::list(&self.roots)? {
             if listed.dir.is_kept().unwrap_or(true) {
                 continue;

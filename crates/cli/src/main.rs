@@ -27,6 +27,8 @@ mod source;
 mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod yaml_out;
 
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use killick_pod_dir::timestamp;
 use serde_json::json;
 
 use crate::apply::{self, ApplyOptions, DryRun};
-use crate::command::{command, complaint, is_set, text, texts};
+use crate::command::{command, complaint, help_text, is_set, text, texts};
 use crate::context::{Context, require_root};
 use crate::delete::{self, DeleteOptions, Grace};
 use crate::describe::{Described, describe};
@@ -36,7 +36,7 @@ pub fn run(arguments: &[OsString], stdin: &mut dyn Read, out: &mut Out<'_>) -> R
         Err(error) => return Err(complaint(&error, &words)),
     };
     let Some((name, matches)) = matches.subcommand() else {
-        return out.print(&command().render_long_help().to_string());
+        return out.print(&help_text(&command().render_long_help().to_string()));
     };
     let context = Context::from_env();
     match name {

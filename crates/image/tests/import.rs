@@ -14,6 +14,8 @@ use serde_json::json;
 use support::{Header, Oci, Tar, arch, docker_archive, gzip, image, sha256};
 
 fn store() -> (tempfile::TempDir, Store) {
+    // Nothing may depend on it.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("images")).unwrap();
     (dir, store)

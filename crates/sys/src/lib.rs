@@ -16,6 +16,7 @@ pub mod path;
 pub mod pidfd;
 pub mod program;
 pub mod seccomp;
+pub mod selfexe;
 pub mod seqpacket;
 pub mod signal;
 pub mod spawn;

@@ -93,9 +93,7 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
     set_undumpable()?;
     let visit = match pid {
         PidNamespace::Inherit | PidNamespace::New => None,
-        PidNamespace::Inside(target) => {
-            Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(|error| dead_namespace(error))?)
-        }
+        PidNamespace::Inside(target) => Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(dead_namespace)?),
     };
     let how = Birth {
         into_cgroup: cgroup.map(|fd| plan.fds[fd.0].1.as_fd()),
