@@ -195,7 +195,7 @@ fn create_pod(context: &Context, one: &Sourced, pod: &Pod) -> std::result::Resul
 }
 
 /// The new manifest with what the acceptance filled into the old one.
-fn accepted(new: &Pod, old: &Pod) -> Pod {
+pub fn accepted(new: &Pod, old: &Pod) -> Pod {
     let mut pod = new.clone();
     pod.metadata.uid.clone_from(&old.metadata.uid);
     pod.metadata.creation_timestamp.clone_from(&old.metadata.creation_timestamp);
