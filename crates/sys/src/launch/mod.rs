@@ -7,6 +7,7 @@ mod plan;
 mod rootfs;
 mod run;
 mod spawn;
+mod tail;
 mod terminal;
 mod user;
 
