@@ -134,6 +134,22 @@ fn dead_namespace(error: Error) -> LaunchError {
 }
 
 impl Launch {
+    /// A process that another command left at its gate (`Step::GateSocket`), by the connection to it.
+    pub fn at_gate(process: PidFd, channel: OwnedFd) -> Result<Self, LaunchError> {
+        fd::set_nonblocking(channel.as_fd(), true)?;
+        Ok(Launch {
+            process: Some(process),
+            helper: None,
+            channel,
+            progress: Progress::AtGate,
+            gate_open: false,
+            warnings: Vec::new(),
+            terminal: None,
+            inside: Inside::Here,
+            executing: false,
+        })
+    }
+
     /// Readable when `progress` has something new.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
