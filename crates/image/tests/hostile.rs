@@ -332,6 +332,10 @@ fn what_is_no_image_archive_is_said_so() {
         &Tar::default().file("oci-layout", br#"{"imageLayoutVersion":"2.0.0"}"#).file("index.json", b"{}").finish(),
         "OCI layout version \"2.0.0\" is not known",
     );
+    archive_refused(
+        &Tar::default().file("manifest.json", br#"[{"Config":"\u001b[2Jx","Layers":[]}]"#).finish(),
+        "the archive lacks \\u{1b}[2Jx, which its manifest names",
+    );
     let loops = Tar::default().symlink("manifest.json", "a").symlink("a", "b").symlink("b", "a").finish();
     archive_refused(&loops, "too many links");
     let mut many = Tar::default();
