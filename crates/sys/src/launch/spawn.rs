@@ -142,6 +142,7 @@ impl Launch {
             helper: None,
             channel,
             progress: Progress::AtGate,
+            gate_reached: true,
             gate_open: false,
             warnings: Vec::new(),
             terminal: None,
