@@ -28,6 +28,8 @@ use crate::resource::parse_arguments;
 use crate::source::Sourced;
 use crate::testing::pod;
 
+const NOW: i128 = 1_704_164_645_000_000_000;
+
 struct World {
     scratch: tempfile::TempDir,
     context: Context,
@@ -51,7 +53,7 @@ impl World {
         fs::write(&shim, format!("#!/bin/sh\necho \"$@\" >> {}\n{script}\n", at("calls").display())).unwrap();
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
         let roots = Roots { run: at("run"), root: at("root"), logs: at("logs") };
-        World { context: Context { roots, shim, zone: jiff::tz::TimeZone::UTC }, scratch }
+        World { context: Context { roots, shim, zone: jiff::tz::TimeZone::UTC, clock: || NOW }, scratch }
     }
 
     fn pod(&self, name: &str, spec: Value) -> Pod {
