@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use killick_pod::event::Outcome;
+use killick_prober::hook;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -355,4 +356,58 @@ async fn servers_that_do_not_speak_tls_are_named() {
     let (port, _) = tls_server(&pod, "");
     let outcome = pod.probe(get(port, "/"), LONG).await;
     assert!(text(&outcome).contains("malformed HTTP response \"\\x15\\x03"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_hooks_get_succeeds_with_any_status_and_is_another_agent() {
+    let pod = Pod::new();
+    let seen = Arc::new(Mutex::new(String::new()));
+    let keep = Arc::clone(&seen);
+    let port = pod.serve(move |mut stream| {
+        let keep = Arc::clone(&keep);
+        async move {
+            *keep.lock().unwrap() = request(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\nshort").await.unwrap();
+        }
+    });
+    let run = |handler, timeout| {
+        let place = pod.place();
+        async move { hook(&handler_of(handler), place, "p_default(uid)", timeout).await }
+    };
+    assert_eq!(run(get(port, "/stop"), None).await, Ok(None));
+    assert!(seen.lock().unwrap().contains("User-Agent: kube-lifecycle/1.35\r\n"));
+    let closed = pod.closed_port();
+    assert_eq!(
+        run(get(closed, "/stop"), None).await,
+        Err(format!(
+            "HTTP lifecycle hook (/stop) for Container \"web\" in Pod \"p_default(uid)\" failed - error: \
+             Get \"http://127.0.0.1:{closed}/stop\": dial tcp 127.0.0.1:{closed}: connect: connection refused"
+        ))
+    );
+    // HTTPS that is answered in plain HTTP is tried again in plain HTTP, without what was secret.
+    let handler = json!({"httpGet": {"path": "/", "port": port, "scheme": "HTTPS",
+        "httpHeaders": [{"name": "Authorization", "value": "Bearer x"}]}});
+    let plain = pod.serve(|mut stream| async move {
+        let mut bytes = [0; 4096];
+        let length = stream.read(&mut bytes).await.unwrap();
+        assert!(!String::from_utf8_lossy(&bytes[..length]).contains("Authorization"));
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    });
+    let mut secret = handler.clone();
+    secret["httpGet"]["port"] = plain.into();
+    assert_eq!(
+        run(secret, None).await,
+        Ok(Some(format!(
+            "request to HTTPS lifecycle hook 127.0.0.1:{plain} got HTTP response, retry with HTTP succeeded"
+        )))
+    );
+    let sleep = |seconds: i64| json!({"sleep": {"seconds": seconds}});
+    assert_eq!(run(sleep(0), None).await, Ok(None));
+    assert_eq!(
+        run(sleep(60), Some(SHORT)).await,
+        Err("Sleep lifecycle hook (60) for Container \"web\" in Pod \"p_default(uid)\" failed - error: container \
+             terminated before sleep hook finished"
+            .to_owned())
+    );
+    assert_eq!(run(tcp(port), None).await, Err("Cannot run handler: invalid handler: tcpSocket".to_owned()));
 }
