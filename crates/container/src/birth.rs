@@ -3,7 +3,7 @@
 use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
 use crate::process::{self, Gate, PlannedStdio, begin, finish, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
-use crate::state::{Container, SavedUser, Settings};
+use crate::state::{Container, Record, SavedUser, Settings};
 use killick_sys::caps::{CapSet, CapSets, supported};
 use killick_sys::facts::Facts;
 use killick_sys::launch::{
@@ -98,6 +98,11 @@ impl Created {
     /// The first process; None while one outside its PID namespace prepares it (until AtGate).
     pub fn process(&self) -> Option<&PidFd> {
         self.launch.process()
+    }
+
+    /// What to keep before the gate is opened, so that a crash of ours finds the container again: from AtGate on.
+    pub fn record(&self) -> Option<Record> {
+        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
     }
 
     pub fn start(&mut self) -> Result<(), LaunchError> {

@@ -114,6 +114,11 @@ impl SandboxBirth {
         self.launch.warnings()
     }
 
+    /// After a failure: as `Sandbox::unmount`.
+    pub fn unmount(&self) -> Result<(), Error> {
+        unmount(&self.settings)
+    }
+
     /// The sandbox, once it runs.
     pub fn into_sandbox(self) -> Result<Sandbox, LaunchError> {
         let SandboxBirth { launch, settings } = self;

@@ -93,12 +93,14 @@ impl Container {
     }
 
     pub fn record(&self) -> Record {
-        Record {
-            id: self.id.clone(),
-            pid: self.process.pid(),
-            start_time: self.process.start_time(),
-            settings: self.settings.clone(),
-        }
+        Record::new(&self.id, &self.process, &self.settings)
+    }
+}
+
+impl Record {
+    pub(crate) fn new(id: &str, process: &PidFd, settings: &Settings) -> Self {
+        let (pid, start_time) = (process.pid(), process.start_time());
+        Self { id: id.to_owned(), pid, start_time, settings: settings.clone() }
     }
 }
 

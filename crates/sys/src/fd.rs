@@ -6,8 +6,8 @@ use nix::sys::socket::{AddressFamily, ControlMessage, ControlMessageOwned, MsgFl
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// Descriptors that one message may carry (SCM_MAX_FD is 253; nothing of ours needs more).
-pub const FDS_PER_MESSAGE_MAX: usize = 16;
+/// Descriptors that one message may carry (SCM_MAX_FD is 253): a worker returns one for each mount of a container.
+pub const FDS_PER_MESSAGE_MAX: usize = 64;
 
 /// (read end, write end)
 pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
@@ -196,5 +196,6 @@ pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
     std::io::Write::write_all(&mut file, content).call(|| format!("write(memfd {name:?}, {} bytes)", content.len()))?;
     let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).call(|| format!("fcntl(memfd {name:?}, F_ADD_SEALS)"))?;
-    Ok(file.into())
+    // While somebody has it open for writing, execve says ETXTBSY: read-only by another open, and the first closed.
+    crate::path::reopen(file.as_fd(), nix::fcntl::OFlag::O_RDONLY)
 }

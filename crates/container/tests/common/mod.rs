@@ -1,6 +1,6 @@
 //! A sandbox and containers made of busybox, for tests. Each test runs in a child of its own with one thread, as the
 //! shim is: births and namespaces are a process's business, and a test harness has many threads.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use killick_container::sandbox::{self, SandboxRequest};
 use killick_container::{
@@ -22,30 +22,29 @@ pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Runs the test in a child with one thread, and fails if it fails or leaves processes or mounts.
+/// Runs the test in a child with one thread and a mount namespace of its own; fails if it fails, or leaves processes or
+/// mounts.
 pub fn isolated(test: impl FnOnce()) {
     assert!(nix::unistd::geteuid().is_root(), "kernel tests need root");
-    let mounts = mounts_of_tests();
-    let worker = killick_sys::spawn::worker(Duration::from_secs(120), || {
+    let worker = killick_sys::spawn::worker(Duration::from_secs(150), || {
         // What a test forgets falls to it, so that it can be seen.
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        killick_sys::mount::change(Path::new("/"), libc::MS_REC | libc::MS_PRIVATE).expect("private mounts");
         std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+        let before = mounts();
         test();
         let left = children();
         assert!(left.is_empty(), "processes left: {left:?}");
+        assert_eq!(mounts(), before, "mounts left");
         Ok(())
     })
     .unwrap();
     worker.wait().unwrap();
-    let left: Vec<_> = mounts_of_tests().into_iter().filter(|mount| !mounts.contains(mount)).collect();
-    let pid = std::process::id().to_string();
-    let left: Vec<_> = left.into_iter().filter(|mount| mount.contains(&format!("killick-test-{pid}"))).collect();
-    assert!(left.is_empty(), "mounts left: {left:?}");
 }
 
-fn mounts_of_tests() -> Vec<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    mounts.lines().filter(|line| line.contains("killick-test-")).map(str::to_owned).collect()
+pub fn mounts() -> String {
+    std::fs::read_to_string("/proc/self/mountinfo").unwrap()
 }
 
 /// Living and dead children of this process.

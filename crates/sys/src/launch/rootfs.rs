@@ -161,47 +161,24 @@ fn overlay_at(child: &mut Child<'_>, overlay: &Overlay) -> Result<(), LaunchErro
 
 fn overlay_classic(overlay: &Overlay) -> Result<()> {
     let mut data = overlay.data();
-    if data.len() > mount::MOUNT_DATA_BYTES_MAX {
-        data = overlay.relative_data()?;
+    let mut layers = Vec::new();
+    if data.len() + VOLATILE.len() >= mount::MOUNT_DATA_BYTES_MAX {
+        // One page holds 250 layers by descriptor, and 40 by the paths of an image store.
+        for lower in &overlay.lowers {
+            layers.push(open_path(lower)?);
+        }
+        let short = layers.iter().map(|layer| mount::at(layer.as_fd())).collect();
+        data = Overlay { lowers: short, ..overlay.clone() }.data();
+    }
+    if data.len() + VOLATILE.len() >= mount::MOUNT_DATA_BYTES_MAX {
+        let call = format!("mount(overlay of {} layers, {} bytes of names)", overlay.lowers.len(), data.len());
+        return Err(Error::new(call, Errno::E2BIG));
     }
     let volatile = format!("{data},{VOLATILE}");
-    if overlay.upper.is_some()
-        && volatile.len() <= mount::MOUNT_DATA_BYTES_MAX
-        && mount::mount("overlay", &overlay.at, "overlay", 0, &volatile).is_ok()
-    {
+    if overlay.upper.is_some() && mount::mount("overlay", &overlay.at, "overlay", 0, &volatile).is_ok() {
         return Ok(());
     }
-    if data.len() > mount::MOUNT_DATA_BYTES_MAX {
-        let count = overlay.lowers.len();
-        return Err(Error::new(
-            format!("mount(overlay of {count} layers, {} bytes of names)", data.len()),
-            Errno::E2BIG,
-        ));
-    }
     mount::mount("overlay", &overlay.at, "overlay", 0, &data)
-}
-
-impl Overlay {
-    /// Names below the layers' common directory, which becomes the working directory: dozens of layers fit a page.
-    fn relative_data(&self) -> Result<String> {
-        let Some(first) = self.lowers.first() else { return Ok(self.data()) };
-        let mut common = first.parent().unwrap_or(Path::new("/")).to_owned();
-        while !self.lowers.iter().all(|lower| lower.starts_with(&common)) {
-            common.pop();
-        }
-        nix::unistd::chdir(&common).call(|| format!("chdir({})", common.display()))?;
-        let names: Vec<_> = self
-            .lowers
-            .iter()
-            .filter_map(|lower| lower.strip_prefix(&common).ok())
-            .map(|name| name.display().to_string())
-            .collect();
-        let mut data = format!("lowerdir={}", names.join(":"));
-        if let Some((upper, work)) = &self.upper {
-            data.push_str(&format!(",upperdir={},workdir={}", upper.display(), work.display()));
-        }
-        Ok(data)
-    }
 }
 
 fn overlay_tree(child: &mut Child<'_>, overlay: &Overlay, tree: Tree) -> Result<(), LaunchError> {
@@ -274,7 +251,14 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
     let point = mount_point(child.root.fd()?, mount)?;
     match &mount.source {
         MountSource::Filesystem { fstype, source, data } => {
-            mount_filesystem(point.as_fd(), mount, fstype, source, data)?;
+            // A tmpfs over a directory of the image takes its mode, as runc has it.
+            let data = if fstype == "tmpfs" && !data.contains("mode=") {
+                let mode = fstat(&point).call(|| format!("fstat({})", describe(&point)))?.st_mode & 0o7777;
+                format!("mode={mode:o}{}{data}", if data.is_empty() { "" } else { "," })
+            } else {
+                data.clone()
+            };
+            mount_filesystem(point.as_fd(), mount.set, fstype, source, &data)?;
             if let Some(propagation) = mount.propagation {
                 let mounted = open_in_root(child.root.fd()?, &mount.destination, OFlag::O_PATH)?;
                 set_propagation(mounted.as_fd(), propagation)?;
@@ -339,16 +323,21 @@ fn mount_point(root: BorrowedFd<'_>, mount: &Mount) -> Result<OwnedFd> {
     }
 }
 
-fn mount_filesystem(point: BorrowedFd<'_>, mount: &Mount, fstype: &str, source: &str, data: &str) -> Result<()> {
-    match NewFilesystem::open(fstype) {
-        Ok(new) => {
-            new.set("source", source)?;
-            new.set_data(data)?;
-            let tree = new.mount(mount.set)?;
-            mount::move_mount(tree.as_fd(), point)
-        }
-        Err(error) if error.is_refused() => mount::mount(source, &mount::at(point), fstype, mount.set, data),
-        Err(error) => Err(error),
+fn mount_filesystem(point: BorrowedFd<'_>, flags: u64, fstype: &str, source: &str, data: &str) -> Result<()> {
+    let detached = || {
+        let new = NewFilesystem::open(fstype)?;
+        new.set("source", source)?;
+        new.set_data(data)?;
+        mount::move_mount(new.mount(flags)?.as_fd(), point)
+    };
+    or_classic(detached(), || mount::mount(source, &mount::at(point), fstype, flags, data))
+}
+
+/// Where any of the descriptor calls is refused, the classic one; its answer counts.
+fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<()>) -> Result<()> {
+    match detached {
+        Err(error) if error.is_refused() => classic(),
+        other => other,
     }
 }
 
@@ -382,11 +371,8 @@ fn set_propagation(mounted: BorrowedFd<'_>, propagation: Propagation) -> Result<
 
 /// One file over another, both by descriptor.
 pub(super) fn bind_fd(source: BorrowedFd<'_>, point: BorrowedFd<'_>) -> Result<()> {
-    match mount::clone_tree(Some(source), Path::new(""), false) {
-        Ok(tree) => mount::move_mount(tree.as_fd(), point),
-        Err(error) if error.is_refused() => mount::bind(&mount::at(source), &mount::at(point), false),
-        Err(error) => Err(error),
-    }
+    let detached = || mount::move_mount(mount::clone_tree(Some(source), Path::new(""), false)?.as_fd(), point);
+    or_classic(detached(), || mount::bind(&mount::at(source), &mount::at(point), false))
 }
 
 fn make_device(child: &mut Child<'_>, device: &Device) -> Result<(), LaunchError> {
@@ -452,19 +438,18 @@ fn open_to_protect(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>>
 
 fn readonly_path(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let Some(target) = open_to_protect(root, path)? else { return Ok(()) };
-    match mount::clone_tree(Some(target.as_fd()), Path::new(""), true) {
-        Ok(tree) => {
-            change_flags(tree.as_fd(), libc::MS_RDONLY, 0)?;
-            mount::move_mount(tree.as_fd(), target.as_fd())
-        }
-        Err(error) if error.is_refused() => {
-            let here = mount::at(target.as_fd());
-            mount::bind(&here, &here, true)?;
-            let mounted = open_in_root(root, path, OFlag::O_PATH)?;
-            change_flags(mounted.as_fd(), libc::MS_RDONLY, 0)
-        }
-        Err(error) => Err(error),
-    }
+    let detached = || {
+        let tree = mount::clone_tree(Some(target.as_fd()), Path::new(""), true)?;
+        let attr = MountAttr { set: mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        mount::set_attributes(tree.as_fd(), false, attr)?;
+        mount::move_mount(tree.as_fd(), target.as_fd())
+    };
+    or_classic(detached(), || {
+        let here = mount::at(target.as_fd());
+        mount::bind(&here, &here, true)?;
+        let mounted = open_in_root(root, path, OFlag::O_PATH)?;
+        change_flags(mounted.as_fd(), libc::MS_RDONLY, 0)
+    })
 }
 
 fn mask_path(root: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchError> {
@@ -475,17 +460,8 @@ fn mask_path(root: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchError> {
         return Ok(bind_fd(null.as_fd(), target.as_fd())?);
     }
     let mask = |inodes: u32| {
-        let empty = Mount {
-            destination: path.to_owned(),
-            source: MountSource::Filesystem { fstype: "tmpfs".into(), source: "tmpfs".into(), data: String::new() },
-            point: MountPoint::Directory,
-            set: libc::MS_RDONLY,
-            clear: 0,
-            propagation: None,
-            recursive_set: 0,
-            recursive_clear: 0,
-        };
-        mount_filesystem(target.as_fd(), &empty, "tmpfs", "tmpfs", &format!("nr_blocks=1,nr_inodes={inodes}"))
+        let data = format!("nr_blocks=1,nr_inodes={inodes}");
+        mount_filesystem(target.as_fd(), libc::MS_RDONLY, "tmpfs", "tmpfs", &data)
     };
     // Some 5.4 kernels want two inodes.
     match mask(1) {

@@ -5,6 +5,7 @@ use super::error::LaunchError;
 use super::plan::{Fd, Ids, Plan, Step, Tree, Who};
 use super::rootfs::Root;
 use super::spawn::{GO, Report};
+use super::tail::{self, Private};
 use super::{exec, rootfs, terminal, user};
 use crate::caps;
 use crate::error::{Context, Error, Result};
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// What steps leave for later ones.
 pub(super) struct Child<'a> {
     pub(super) plan: &'a Plan,
-    channel: OwnedFd,
+    pub(super) channel: OwnedFd,
     in_cgroup: bool,
     pub(super) root: Root,
     pub(super) trees: BTreeMap<Tree, OwnedFd>,
@@ -32,10 +33,11 @@ pub(super) struct Child<'a> {
     /// A directory that root could not enter.
     chdir_as_user: Option<PathBuf>,
     executable: Option<PathBuf>,
+    private: Private,
 }
 
 /// The exit code when a step failed; the reason went over the channel.
-const FAILED: i32 = 127;
+pub(super) const FAILED: i32 = 127;
 
 pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
     let mut child = Child {
@@ -48,9 +50,19 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
         home: None,
         chdir_as_user: None,
         executable: None,
+        private: Private::default(),
     };
-    for step in &plan.steps {
-        if let Err(error) = child.step(step) {
+    if plan.steps.iter().any(|step| matches!(step, Step::BirthInside)) {
+        match Private::note() {
+            Ok(private) => child.private = private,
+            Err(error) => {
+                child.report(&Report::Failed(error.into()), None);
+                return FAILED;
+            }
+        }
+    }
+    for (index, step) in plan.steps.iter().enumerate() {
+        if let Err(error) = child.step(index, step) {
             child.report(&Report::Failed(error), None);
             return FAILED;
         }
@@ -59,21 +71,21 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
 }
 
 impl Child<'_> {
-    fn step(&mut self, step: &Step) -> Result<(), LaunchError> {
+    fn step(&mut self, index: usize, step: &Step) -> Result<(), LaunchError> {
         match step {
             Step::CloseOtherFds => {
                 let plan = self.plan.fds.iter().map(|(_, fd)| fd.as_raw_fd());
-                let keep: Vec<_> = plan.chain([0, 1, 2, self.channel.as_raw_fd()]).collect();
+                let keep: Vec<_> = plan.chain(self.kept()).collect();
                 Ok(fd::close_all_except(&keep)?)
             }
             Step::CloseDone => {
-                let program = self.plan.steps.iter().find_map(|step| match step {
-                    Step::ExecFd { program, .. } => Some(self.fd(*program).as_raw_fd()),
+                let used = self.plan.steps.iter().filter_map(|step| match step {
+                    Step::ExecFd { program: fd, .. } | Step::GateSocket(fd) => Some(self.fd(*fd).as_raw_fd()),
                     _ => None,
                 });
+                let keep: Vec<_> = used.chain(self.kept()).collect();
                 self.root.forget();
                 self.trees.clear();
-                let keep: Vec<_> = program.into_iter().chain([0, 1, 2, self.channel.as_raw_fd()]).collect();
                 Ok(fd::close_all_except(&keep)?)
             }
             Step::ResetSignals => {
@@ -186,11 +198,20 @@ impl Child<'_> {
                     Ok(_) | Err(_) => exit_now(FAILED),
                 }
             }
+            Step::GateSocket(listener) => {
+                self.report(&Report::Gate, None);
+                self.wait_at_socket(*listener);
+                Ok(())
+            }
+            Step::Rendezvous(with) => self.rendezvous(*with),
+            Step::Hooks(hooks) => hooks.run(Some(nix::unistd::getpid().as_raw())).map_err(LaunchError::Unsupported),
+            Step::PropagateFlags(flags) => Ok(crate::mount::change(Path::new("/"), *flags)?),
+            Step::Personality(domain) => Ok(personality(*domain)?),
             Step::Announce => {
                 self.report(&Report::Executing, None);
                 Ok(())
             }
-            Step::BirthInside => self.birth_inside(),
+            Step::BirthInside => self.birth_inside(&self.plan.steps[index + 1..]),
             Step::Exec { args, env } => {
                 let path = match &self.executable {
                     Some(path) => path.clone(),
@@ -201,6 +222,11 @@ impl Child<'_> {
             Step::ExecFd { program, args } => Err(exec::exec_fd(self.fd(*program), args)),
             Step::Fail(step) => Err(LaunchError::Call(Error::new(step.clone(), Errno::ENOTRECOVERABLE))),
         }
+    }
+
+    /// What is open in the program, and the way to tell of it.
+    fn kept(&self) -> impl Iterator<Item = i32> {
+        (0..3 + self.plan.inherited).chain([self.channel.as_raw_fd()])
     }
 
     pub(super) fn fd(&self, fd: Fd) -> BorrowedFd<'_> {
@@ -328,8 +354,18 @@ impl Child<'_> {
         found.unwrap_or_default()
     }
 
-    fn birth_inside(&mut self) -> Result<(), LaunchError> {
+    /// `rest` are the steps after this one.
+    fn birth_inside(&mut self, rest: &[Step]) -> Result<(), LaunchError> {
         set_undumpable()?;
+        if tail::is_simple(rest)
+            && let Some(path) = &self.executable
+        {
+            let channel = self.channel.as_raw_fd();
+            let inside = tail::birth(&self.private, rest, channel, path, self.home.as_deref())?;
+            let pidfd = inside.pidfd.as_ref().map(|pidfd| pidfd.as_fd());
+            self.report(&Report::Inside { pid: inside.pid }, pidfd);
+            exit_now(0)
+        }
         match birth(Birth { sibling: true, ..Birth::default() }) {
             Ok(Born::Child { .. }) => Ok(signal::unblock_all()?),
             Ok(Born::Parent { child }) => {
@@ -357,6 +393,13 @@ fn sysctl(name: &str, value: &str) -> Result<(), LaunchError> {
     }
     let path = format!("/proc/sys/{relative}");
     Ok(fs::write(&path, value).call(|| format!("write({path}, {value:?})"))?)
+}
+
+#[allow(unsafe_code)]
+fn personality(domain: u64) -> Result<()> {
+    // SAFETY: no memory is passed.
+    let done = unsafe { libc::personality(domain as libc::c_ulong) };
+    crate::error::check(done.into(), || format!("personality({domain:#x})")).map(drop)
 }
 
 #[allow(unsafe_code)]

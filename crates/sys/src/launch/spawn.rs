@@ -64,6 +64,7 @@ pub struct Launch {
     helper: Option<PidFd>,
     channel: OwnedFd,
     progress: Progress,
+    gate_reached: bool,
     gate_open: bool,
     warnings: Vec<String>,
     terminal: Option<OwnedFd>,
@@ -93,9 +94,7 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
     set_undumpable()?;
     let visit = match pid {
         PidNamespace::Inherit | PidNamespace::New => None,
-        PidNamespace::Inside(target) => {
-            Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(|error| dead_namespace(error))?)
-        }
+        PidNamespace::Inside(target) => Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(dead_namespace)?),
     };
     let how = Birth {
         into_cgroup: cgroup.map(|fd| plan.fds[fd.0].1.as_fd()),
@@ -110,6 +109,7 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
                 helper: None,
                 channel: ours,
                 progress: Progress::Pending,
+                gate_reached: false,
                 gate_open: false,
                 warnings: Vec::new(),
                 terminal: None,
@@ -134,6 +134,23 @@ fn dead_namespace(error: Error) -> LaunchError {
 }
 
 impl Launch {
+    /// A process that another command left at its gate (`Step::GateSocket`), by the connection to it.
+    pub fn at_gate(process: PidFd, channel: OwnedFd) -> Result<Self, LaunchError> {
+        fd::set_nonblocking(channel.as_fd(), true)?;
+        Ok(Launch {
+            process: Some(process),
+            helper: None,
+            channel,
+            progress: Progress::AtGate,
+            gate_reached: true,
+            gate_open: false,
+            warnings: Vec::new(),
+            terminal: None,
+            inside: Inside::Here,
+            executing: false,
+        })
+    }
+
     /// Readable when `progress` has something new.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
@@ -185,10 +202,14 @@ impl Launch {
                 self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));
                 self.inside = Inside::Here;
             }
-            Ok(Report::Gate) => self.progress = Progress::AtGate,
+            Ok(Report::Gate) => self.gate_reached = true,
             Ok(Report::Executing) => self.executing = true,
             Ok(Report::Failed(error)) => self.fail(error),
             Err(error) => self.fail(LaunchError::Died(format!("unreadable report: {error}"))),
+        }
+        // The one inside may speak before the helper has told who it is.
+        if self.gate_reached && self.inside == Inside::Here && self.progress == Progress::Pending {
+            self.progress = Progress::AtGate;
         }
     }
 
