@@ -160,6 +160,7 @@ impl Child<'_> {
                     Who::Query(query) => user::find(root, query)?,
                 };
                 self.home = user::home(root, self.ids.uid);
+                self.report(&Report::User(self.ids.clone()), None);
                 Ok(())
             }
             Step::ChownStdio => {
