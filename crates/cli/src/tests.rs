@@ -28,6 +28,8 @@ use crate::resource::parse_arguments;
 use crate::source::Sourced;
 use crate::testing::pod;
 
+const NOW: i128 = 1_704_164_645_000_000_000;
+
 struct World {
     scratch: tempfile::TempDir,
     context: Context,
@@ -51,7 +53,7 @@ impl World {
         fs::write(&shim, format!("#!/bin/sh\necho \"$@\" >> {}\n{script}\n", at("calls").display())).unwrap();
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
         let roots = Roots { run: at("run"), root: at("root"), logs: at("logs") };
-        World { context: Context { roots, shim, zone: jiff::tz::TimeZone::UTC }, scratch }
+        World { context: Context { roots, shim, zone: jiff::tz::TimeZone::UTC, clock: || NOW }, scratch }
     }
 
     fn pod(&self, name: &str, spec: Value) -> Pod {
@@ -452,6 +454,60 @@ fn exec_carries_both_streams_and_the_exit_code() {
         "error: Internal error occurred: error executing command in container: failed to exec in container: exec: \
          \"/nosuch\": executable file not found in $PATH: unknown"
     );
+}
+
+#[test]
+fn exec_on_a_terminal_shows_what_comes_from_the_master_that_the_shim_sent() {
+    let world = World::new("exit 0");
+    let web = world.web();
+    let options = ExecOptions { tty: true, ..exec_options(&["sh", "-c", "test -t 1 && echo terminal; exit 3"]) };
+    let (stdout, _, result) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (connection, request, fds) = web.request();
+            let Request::Exec { args, tty: Some(_), .. } = request else { panic!("{request:?}") };
+            assert_eq!(fds.len(), 0);
+            let pty = nix::pty::openpty(None, None).unwrap();
+            #[allow(clippy::disallowed_methods, reason = "a test that plays the shim")]
+            let mut command = std::process::Command::new(&args[0]);
+            command.args(&args[1..]).stdin(Stdio::null()).stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
+            let mut child = command.spawn().unwrap();
+            drop(command);
+            connection.send(&Response::Started, &[std::os::fd::AsFd::as_fd(&pty.master)]).unwrap();
+            drop(pty.master);
+            let code = child.wait().unwrap().code().unwrap();
+            connection.send(&Response::Exited { code }, &[]).unwrap();
+        });
+        world.run(|context, out| exec(context, &options, out))
+    });
+    assert_eq!(stdout, "terminal\r\n");
+    assert_eq!(result, Err(Failure { text: "command terminated with exit code 3".into(), code: 3 }));
+}
+
+#[test]
+fn wait_ends_with_the_condition_or_the_time() {
+    let world = World::new("exit 0");
+    let web = world.web();
+    let wait_for = |text: &str, timeout: u64| {
+        let options = crate::wait::WaitOptions {
+            kube_namespace: "default".into(),
+            condition: crate::wait::For::parse(text).unwrap(),
+            timeout: Some(Duration::from_millis(timeout)),
+            labels: crate::select::LabelSelector::default(),
+            all: false,
+        };
+        let wanted = parse_arguments(&["pod/web".to_owned()]).unwrap();
+        world.run(|context, out| crate::wait::wait(context, &wanted, &options, out))
+    };
+    let (said, ..) = wait_for("jsonpath={.status.phase}=Running", 0);
+    assert_eq!(said, "pod/web condition met\n");
+    let (_, _, result) = wait_for("condition=Ready", 0);
+    assert_eq!(text(&result), "error: condition not met for pods/web");
+    let (_, _, result) = wait_for("condition=Ready", 100);
+    assert_eq!(text(&result), "error: timed out waiting for the condition on pods/web");
+    assert_eq!(web.dir.remove(&web.pod).len(), 0);
+    assert_eq!(wait_for("delete", 0).0, "pod/web deleted\n");
+    let (_, _, result) = wait_for("condition=Ready", 100);
+    assert_eq!(text(&result), "Error from server (NotFound): pods \"web\" not found");
 }
 
 #[test]

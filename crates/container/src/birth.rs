@@ -102,7 +102,18 @@ impl Created {
 
     /// What to keep before the gate is opened, so that a crash of ours finds the container again: from AtGate on.
     pub fn record(&self) -> Option<Record> {
-        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
+        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings_found()))
+    }
+
+    /// Who the process is, from AtGate on.
+    pub fn user(&self) -> Option<&Ids> {
+        self.launch.user()
+    }
+
+    /// Execs get the ids found now, whatever the container writes into its /etc/passwd later.
+    fn settings_found(&self) -> Settings {
+        let found = self.launch.user().cloned().map(SavedUser::Ids);
+        Settings { user: found.unwrap_or_else(|| self.settings.user.clone()), ..self.settings.clone() }
     }
 
     pub fn start(&mut self) -> Result<(), LaunchError> {
@@ -126,7 +137,8 @@ impl Created {
 
     /// The container, from AtGate on: with it goes the duty to wait for its end. A failed birth gives the error.
     pub fn into_container(self) -> Result<Container, LaunchError> {
-        let Created { id, launch, settings } = self;
+        let settings = self.settings_found();
+        let Created { id, launch, settings: _ } = self;
         match launch.into_process() {
             Some(process) => Ok(Container { id, process, settings }),
             None => Err(LaunchError::NotRunning),

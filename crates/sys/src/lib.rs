@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod caps;
 pub mod cgroup;
+pub mod daemon;
 pub mod error;
 pub mod facts;
 pub mod fd;

@@ -1,7 +1,7 @@
 //! The parent's side of a birth: one socket to the child says what became of it, so that a loop can watch it.
 
 use super::error::LaunchError;
-use super::plan::{Fd, Plan, Step, above_stdio};
+use super::plan::{Fd, Ids, Plan, Step, above_stdio};
 use super::run;
 use crate::error::{Error, Result};
 use crate::fd;
@@ -35,6 +35,8 @@ pub(crate) enum Report {
         pid: i32,
     },
     Gate,
+    /// Who the process will be.
+    User(Ids),
     /// The next thing is execve.
     Executing,
     Failed(LaunchError),
@@ -65,9 +67,11 @@ pub struct Launch {
     helper: Option<PidFd>,
     channel: OwnedFd,
     progress: Progress,
+    gate_reached: bool,
     gate_open: bool,
     warnings: Vec<String>,
     terminal: Option<OwnedFd>,
+    user: Option<Ids>,
     inside: Inside,
     executing: bool,
 }
@@ -109,9 +113,11 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
                 helper: None,
                 channel: ours,
                 progress: Progress::Pending,
+                gate_reached: false,
                 gate_open: false,
                 warnings: Vec::new(),
                 terminal: None,
+                user: None,
                 inside: Inside::of(&plan),
                 executing: false,
             })
@@ -141,9 +147,11 @@ impl Launch {
             helper: None,
             channel,
             progress: Progress::AtGate,
+            gate_reached: true,
             gate_open: false,
             warnings: Vec::new(),
             terminal: None,
+            user: None,
             inside: Inside::Here,
             executing: false,
         })
@@ -162,6 +170,11 @@ impl Launch {
     /// What could not be done and was not fatal.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Who the process is, once its user is found.
+    pub fn user(&self) -> Option<&Ids> {
+        self.user.as_ref()
     }
 
     /// The pty's master, once.
@@ -195,15 +208,20 @@ impl Launch {
         match serde_json::from_slice(&message.bytes) {
             Ok(Report::Warning(text)) if self.warnings.len() < WARNINGS_MAX => self.warnings.push(text),
             Ok(Report::Warning(_)) => {}
+            Ok(Report::User(ids)) => self.user = Some(ids),
             Ok(Report::Terminal) => self.terminal = fds.next(),
             Ok(Report::Inside { pid }) => {
                 self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));
                 self.inside = Inside::Here;
             }
-            Ok(Report::Gate) => self.progress = Progress::AtGate,
+            Ok(Report::Gate) => self.gate_reached = true,
             Ok(Report::Executing) => self.executing = true,
             Ok(Report::Failed(error)) => self.fail(error),
             Err(error) => self.fail(LaunchError::Died(format!("unreadable report: {error}"))),
+        }
+        // The one inside may speak before the helper has told who it is.
+        if self.gate_reached && self.inside == Inside::Here && self.progress == Progress::Pending {
+            self.progress = Progress::AtGate;
         }
     }
 
