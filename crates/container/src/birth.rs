@@ -72,7 +72,7 @@ pub fn create_with(
 
 /// Where a child is while it still has the caller's rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Born {
+pub(crate) enum Born {
     /// In its PID namespace from its first instruction.
     Inside,
     /// Outside until nothing is left to do but execve.
@@ -238,11 +238,11 @@ fn plan(
     Ok(Planned { plan, settings, born_in })
 }
 
-fn cgroup_error(error: crate::cgroup::CgroupError) -> LaunchError {
+pub(crate) fn cgroup_error(error: crate::cgroup::CgroupError) -> LaunchError {
     LaunchError::Unsupported(error.to_string())
 }
 
-fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+pub(crate) fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.is_some_and(|namespaces| namespaces.iter().any(|namespace| namespace.typ() == kind))
 }
@@ -291,7 +291,7 @@ fn root_tree(rootfs: &Rootfs, tree: Tree) -> Vec<Step> {
     }
 }
 
-fn root_classic(rootfs: &Rootfs) -> Vec<Step> {
+pub(crate) fn root_classic(rootfs: &Rootfs) -> Vec<Step> {
     match rootfs {
         Rootfs::Layers { lowers, upper, work, mount, readonly: _ } => vec![
             Step::MakeDirectories(vec![upper.clone(), work.clone(), mount.clone()]),
@@ -364,7 +364,7 @@ pub(crate) fn plan_join_process(
     Ok(())
 }
 
-fn settings(
+pub(crate) fn settings(
     process: &Process,
     user: UserRequest,
     seccomp: Option<killick_sys::seccomp::Filter>,

@@ -43,7 +43,8 @@ pub(crate) enum Report {
 }
 
 pub(crate) const REPORT_BYTES_MAX: usize = 64 << 10;
-pub(crate) const GO: &[u8] = b"go";
+/// The word that opens a gate.
+pub const GO: &[u8] = b"go";
 /// Warnings of one birth; more are dropped.
 const WARNINGS_MAX: usize = 32;
 
