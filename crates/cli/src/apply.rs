@@ -61,9 +61,14 @@ pub fn apply(context: &Context, options: &ApplyOptions, stdin: &mut dyn Read, ou
     if options.dry_run == DryRun::None {
         context.revive(out)?;
     }
+    apply_objects(context, &sourced, options, out)
+}
+
+/// Everything has been checked: now the world is touched.
+pub fn apply_objects(context: &Context, sourced: &[Sourced], options: &ApplyOptions, out: &mut Out<'_>) -> Result<()> {
     // Objects first: a pod may use one that stands below it in the same file.
     let mut stored = Vec::new();
-    for one in &sourced {
+    for one in sourced {
         stored.push(match &one.object {
             Object::Data(object) => Some(store(context, one, object, options.dry_run)),
             Object::Pod(_) => None,
@@ -190,7 +195,7 @@ fn create_pod(context: &Context, one: &Sourced, pod: &Pod) -> std::result::Resul
 }
 
 /// The new manifest with what the acceptance filled into the old one.
-fn accepted(new: &Pod, old: &Pod) -> Pod {
+pub fn accepted(new: &Pod, old: &Pod) -> Pod {
     let mut pod = new.clone();
     pod.metadata.uid.clone_from(&old.metadata.uid);
     pod.metadata.creation_timestamp.clone_from(&old.metadata.creation_timestamp);

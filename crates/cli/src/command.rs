@@ -24,12 +24,16 @@ pub fn command() -> Command {
             logs(),
             exec(),
             delete(),
+            wait(),
             events(),
             probes(),
+            diff(),
             plan(),
+            simulate(),
             image(),
             version(),
             completion(),
+            man(),
         ])
         .after_help(
             "Examples:\n  \
@@ -277,6 +281,47 @@ fn plan() -> Command {
         .arg(kube_namespace())
 }
 
+fn wait() -> Command {
+    Command::new("wait")
+        .about("Wait until pods are in a condition, there, or gone")
+        .arg(Arg::new("resource").value_name("pod NAME | pod/NAME").num_args(0..).help("The pods"))
+        .arg(
+            value("for", "CONDITION", "condition=Ready[=False], delete, create or jsonpath='{.status.phase}'=Running")
+                .required(true),
+        )
+        .arg(value("timeout", "DURATION", "How long to wait; 0: look once, negative: a week (default 30s)"))
+        .arg(switch("all", "All pods of the namespace"))
+        .arg(selector())
+        .arg(kube_namespace())
+        .after_help("Examples:\n  killick wait --for=condition=Ready pod/web --timeout=60s\n  killick wait --for=delete pod web")
+}
+
+fn diff() -> Command {
+    Command::new("diff")
+        .about("Show what apply would change in the pods that are there; exit code 1: something")
+        .args(files("The manifests (may be repeated)"))
+        .arg(kube_namespace())
+}
+
+fn simulate() -> Command {
+    let many = |id: &'static str, name: &'static str, help: &'static str| {
+        Arg::new(id).long(id).value_name(name).action(ArgAction::Append).help(help)
+    };
+    Command::new("simulate")
+        .about("Live a pod's life by the real rules in a made-up world, in no time; nothing is run")
+        .args(files("The manifests (may be repeated)"))
+        .arg(many("exit", "CONTAINER=TIME:CODE", "When its runs end: web=30s:1,5s:0"))
+        .arg(many("probe-trace", "CONTAINER.PROBE=TRACE", "What a probe finds: web.liveness=ok,fail@30s"))
+        .arg(many("on-term", "CONTAINER=WHAT", "What it does when told to end: web=ignore"))
+        .arg(value("for", "DURATION", "How much of its life (default 120s)"))
+        .arg(kube_namespace())
+        .after_help("Example:\n  killick simulate -f pod.yaml --probe-trace web.liveness=ok,fail@30s --for 5m")
+}
+
+fn man() -> Command {
+    Command::new("man").about("Print the manual page").hide(true)
+}
+
 fn image() -> Command {
     let name = |help: &'static str| Arg::new("image").value_name("IMAGE").required(true).help(help);
     Command::new("image")
@@ -323,6 +368,12 @@ fn completion() -> Command {
         .after_help("Example:\n  source <(killick completion bash)")
 }
 
+/// clap's help without the mark of a value that a switch may have (`--wait=false`): it would only confuse.
+pub fn help_text(text: &str) -> String {
+    const MARK: &str = "[=<>]";
+    text.replace(MARK, &" ".repeat(MARK.len()))
+}
+
 /// Reads one flag made by `switch`.
 pub fn is_set(matches: &ArgMatches, id: &str) -> bool {
     matches.get_one::<bool>(id).copied().unwrap_or_default()
@@ -354,7 +405,7 @@ pub fn complaint(error: &clap::Error, arguments: &[String]) -> Failure {
     let flag_name = flag.split([' ', '=', '[']).find(|word| word.starts_with("--")).unwrap_or(&flag).to_owned();
     let text = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return Failure { text: error.render().to_string().trim_end().to_owned(), code: 0 };
+            return Failure { text: help_text(&error.render().to_string()).trim_end().to_owned(), code: 0 };
         }
         ErrorKind::InvalidSubcommand => {
             let name = context(ContextKind::InvalidSubcommand);

@@ -24,6 +24,8 @@ pub struct Context {
     pub roots: Roots,
     pub shim: PathBuf,
     pub zone: jiff::tz::TimeZone,
+    /// Nanoseconds since the epoch; another one in tests.
+    pub clock: fn() -> i128,
 }
 
 /// One pod: manifest (with the deletion in its metadata) and status.
@@ -61,7 +63,7 @@ impl Context {
     pub fn from_env() -> Context {
         let beside = std::env::current_exe().ok().map(|program| program.with_file_name(SHIM));
         let shim = beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from(SHIM));
-        Context { roots: Roots::from_env(), shim, zone: jiff::tz::TimeZone::system() }
+        Context { roots: Roots::from_env(), shim, zone: jiff::tz::TimeZone::system(), clock: system_clock }
     }
 
     pub fn now(&self) -> Wall {
@@ -69,10 +71,7 @@ impl Context {
     }
 
     pub fn now_nanos(&self) -> i128 {
-        match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(passed) => passed.as_nanos() as i128,
-            Err(before) => -(before.duration().as_nanos() as i128),
-        }
+        (self.clock)()
     }
 
     pub fn now_text(&self) -> String {
@@ -107,6 +106,9 @@ impl Context {
     /// Starts keep and shim of every pod that has lost them (both killed, or the machine was rebooted), and has the
     /// shim clear away cgroups without a pod. What fails is said and does not end the command.
     pub fn revive(&self, out: &mut Out<'_>) -> Result<()> {
+        for error in PodDir::sweep(&self.roots, self.now()) {
+            out.warn(format!("Warning: clearing away what a crash left: {error}"));
+        }
         for listed in PodDir::list(&self.roots)? {
             if listed.dir.is_kept().unwrap_or(true) {
                 continue;
@@ -117,13 +119,12 @@ impl Context {
             }
         }
         if self.has_orphans() {
-            match self.run_shim([OsStr::new("pod"), OsStr::new("gc")]) {
-                Ok(report) => {
-                    for line in report.lines() {
-                        out.warn(format!("Warning: {line}"));
-                    }
-                }
-                Err(failure) => out.warn(format!("Warning: clearing away cgroups without a pod: {}", failure.text)),
+            let (report, result) = self.run_shim([OsStr::new("pod"), OsStr::new("gc")]);
+            for line in report.lines() {
+                out.warn(format!("Warning: {line}"));
+            }
+            if let Err(failure) = result {
+                out.warn(format!("Warning: clearing away what has no pod: {}", failure.text));
             }
         }
         Ok(())
@@ -148,26 +149,37 @@ impl Context {
 
     /// Runs `pod start`: keep and shim live when it has ended well. The caller holds the start's guard.
     pub fn start(&self, dir: &PodDir) -> Result<()> {
-        self.run_shim([OsStr::new("pod"), OsStr::new("start"), dir.run_dir().as_os_str()]).map(drop)
+        self.run_shim([OsStr::new("pod"), OsStr::new("start"), dir.run_dir().as_os_str()]).1
     }
 
-    /// Whether some cgroup of this installation names a pod that has no directory. Only a look; killing is the shim's.
+    /// Whether some cgroup or address of this installation belongs to a pod that has no directory. Only a look;
+    /// killing and taking back is the shim's.
     fn has_orphans(&self) -> bool {
+        let is_orphan = |uid: &str| PodDir::at(&self.roots, uid).is_some_and(|dir| !dir.exists());
         let root = self.roots.cgroup_root();
-        let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = mounts.lines().filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
             right.starts_with("cgroup").then(|| left.split(' ').nth(4)).flatten()
         });
-        points.filter_map(|point| std::fs::read_dir(PathBuf::from(point).join(&root)).ok()).flatten().any(|entry| {
-            let name = entry.ok().and_then(|entry| entry.file_name().into_string().ok()).unwrap_or_default();
-            name.strip_prefix("pod").and_then(|uid| PodDir::at(&self.roots, uid)).is_some_and(|dir| !dir.exists())
-        })
+        let cgroups = points.flat_map(|point| names_in(&PathBuf::from(point).join(&root)));
+        let addresses = names_in(&self.roots.ipam());
+        cgroups.into_iter().any(|name| name.strip_prefix("pod").is_some_and(is_orphan))
+            || addresses.iter().any(|address| {
+                let owner = std::fs::read_to_string(self.roots.ipam().join(address)).unwrap_or_default();
+                is_orphan(owner.trim())
+            })
     }
 
-    /// One of the shim's short commands; its stdout, or its stderr as the failure. Its stderr is a file without a
-    /// name, not a pipe: keep, which lives on, cannot hold us by it.
-    pub fn run_shim<'a>(&self, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<String> {
+    /// One of the shim's short commands: its stdout, and its stderr as the failure. Both are files without a name, not
+    /// pipes: keep, which lives on, cannot hold us by them.
+    pub fn run_shim<'a>(&self, arguments: impl IntoIterator<Item = &'a OsStr>) -> (String, Result<()>) {
+        let mut said = String::new();
+        let result = self.run_shim_into(arguments, &mut said);
+        (said, result)
+    }
+
+    fn run_shim_into<'a>(&self, arguments: impl IntoIterator<Item = &'a OsStr>, said: &mut String) -> Result<()> {
         let program = self.shim.display();
         let scratch = || -> std::io::Result<File> {
             let fd = nix::sys::memfd::memfd_create(c"killick", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
@@ -204,14 +216,14 @@ impl Context {
             file.rewind().and_then(|()| file.take(1 << 20).read_to_end(&mut text)).map(|_| ())?;
             Ok(String::from_utf8_lossy(&text).into_owned())
         };
+        *said = text(&mut stdout).map_err(cannot)?;
         if status.success() {
-            return text(&mut stdout).map_err(cannot);
+            return Ok(());
         }
-        let said = text(&mut stderr).map_err(cannot)?;
-        let said = said.trim();
-        Err(match said {
+        let why = text(&mut stderr).map_err(cannot)?;
+        Err(match why.trim() {
             "" => Failure::error(format!("{program} ended with {status} and said nothing")),
-            said => Failure::said(said),
+            why => Failure::said(why),
         })
     }
 
@@ -220,6 +232,18 @@ impl Context {
         let text = std::fs::read_to_string(path).map_err(|error| Failure::error(format!("read {path}: {error}")))?;
         Ok(text.trim().to_owned())
     }
+}
+
+fn system_clock() -> i128 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(passed) => passed.as_nanos() as i128,
+        Err(before) => -(before.duration().as_nanos() as i128),
+    }
+}
+
+fn names_in(directory: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 fn view(dir: PodDir, mut pod: Pod) -> PodView {

@@ -16,7 +16,7 @@ pub fn command(context: &Context, matches: &ArgMatches, stdin: &mut dyn Read, ou
     let Some((name, matches)) = matches.subcommand() else {
         let mut all = crate::command::command();
         let help = all.find_subcommand_mut("image").map(|image| image.render_long_help().to_string());
-        return out.print(&help.unwrap_or_default());
+        return out.print(&crate::command::help_text(&help.unwrap_or_default()));
     };
     require_root()?;
     let store = Store::open(context.roots.images()).map_err(Failure::error)?;

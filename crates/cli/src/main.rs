@@ -11,6 +11,7 @@ mod container_choice;
 mod context;
 mod delete;
 mod describe;
+mod diff;
 mod duration;
 mod exec;
 mod get;
@@ -23,10 +24,14 @@ mod print;
 mod resource;
 mod run;
 mod select;
+mod simulate;
 mod source;
 mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
+mod wait;
 mod yaml_out;
 
 use std::process::ExitCode;

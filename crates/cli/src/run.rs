@@ -9,10 +9,11 @@ use killick_pod_dir::timestamp;
 use serde_json::json;
 
 use crate::apply::{self, ApplyOptions, DryRun};
-use crate::command::{command, complaint, is_set, text, texts};
+use crate::command::{command, complaint, help_text, is_set, text, texts};
 use crate::context::{Context, require_root};
 use crate::delete::{self, DeleteOptions, Grace};
 use crate::describe::{Described, describe};
+use crate::diff;
 use crate::duration;
 use crate::exec::{self, ExecOptions};
 use crate::get::{self, EventFields, GetOptions};
@@ -23,7 +24,9 @@ use crate::plan;
 use crate::print::{self, Format};
 use crate::resource::{self, Resource, Wanted};
 use crate::select::{FieldSelector, LabelSelector};
+use crate::simulate::{self, SimulateOptions};
 use crate::source::Files;
+use crate::wait::{self, For, WaitOptions};
 use crate::yaml_out;
 
 pub fn run(arguments: &[OsString], stdin: &mut dyn Read, out: &mut Out<'_>) -> Result<()> {
@@ -36,7 +39,7 @@ pub fn run(arguments: &[OsString], stdin: &mut dyn Read, out: &mut Out<'_>) -> R
         Err(error) => return Err(complaint(&error, &words)),
     };
     let Some((name, matches)) = matches.subcommand() else {
-        return out.print(&command().render_long_help().to_string());
+        return out.print(&help_text(&command().render_long_help().to_string()));
     };
     let context = Context::from_env();
     match name {
@@ -48,6 +51,13 @@ pub fn run(arguments: &[OsString], stdin: &mut dyn Read, out: &mut Out<'_>) -> R
         "delete" => delete_command(&context, matches, stdin, out),
         "events" => events_command(&context, matches, out),
         "probes" => probes_command(&context, matches, out),
+        "wait" => wait_command(&context, matches, out),
+        "diff" => {
+            require_root()?;
+            diff::diff(&context, &files(matches), given_namespace(matches).as_deref(), stdin, out)
+        }
+        "simulate" => simulate_command(matches, stdin, out),
+        "man" => out.print(&crate::completion::manual()),
         "plan" => plan_command(&context, matches, stdin, out),
         "image" => image::command(&context, matches, stdin, out),
         "version" => version_command(matches, out),
@@ -212,12 +222,7 @@ fn logs_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) -> R
     }
     let since_nanos = match (since, since_time) {
         (Some(text), _) => {
-            let age = duration::parse(text).ok_or_else(|| {
-                Failure::usage(
-                    format!("invalid argument \"{text}\" for \"--since\" flag: time: invalid duration \"{text}\""),
-                    "logs",
-                )
-            })?;
+            let age = duration_flag(text, "since", "logs")?;
             // kubectl sends whole seconds, rounded.
             let seconds = (age + Duration::from_millis(500)).as_secs().max(1);
             Some(context.now_nanos() - i128::from(seconds) * 1_000_000_000)
@@ -290,12 +295,7 @@ fn delete_command(context: &Context, matches: &ArgMatches, stdin: &mut dyn Read,
     let grace_period = matches.get_one::<i64>("grace-period").copied().unwrap_or(-1);
     let timeout = match text(matches, "timeout") {
         None => None,
-        Some(text) => Some(duration::parse(text).ok_or_else(|| {
-            Failure::usage(
-                format!("invalid argument \"{text}\" for \"--timeout\" flag: time: invalid duration \"{text}\""),
-                "delete",
-            )
-        })?),
+        Some(text) => Some(duration_flag(text, "timeout", "delete")?),
     };
     let options = DeleteOptions {
         kube_namespace: given_namespace(matches),
@@ -352,6 +352,46 @@ fn probes_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) ->
         !is_set(matches, "no-headers"),
         out,
     )
+}
+
+fn wait_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) -> Result<()> {
+    let timeout = match text(matches, "timeout") {
+        None => Some(Duration::from_secs(30)),
+        Some(text) if text.starts_with('-') && duration::parse(&text[1..]).is_some() => None,
+        Some(text) => Some(duration_flag(text, "timeout", "wait")?),
+    };
+    let options = WaitOptions {
+        kube_namespace: kube_namespace(matches),
+        condition: For::parse(text(matches, "for").unwrap_or_default())?,
+        timeout,
+        labels: labels(matches)?,
+        all: is_set(matches, "all"),
+    };
+    let wanted = resource::parse_arguments(&texts(matches, "resource"))?;
+    require_root()?;
+    wait::wait(context, &wanted, &options, out)
+}
+
+fn simulate_command(matches: &ArgMatches, stdin: &mut dyn Read, out: &mut Out<'_>) -> Result<()> {
+    let length = text(matches, "for").map(|text| duration_flag(text, "for", "simulate")).transpose()?;
+    let options = SimulateOptions {
+        files: files(matches),
+        kube_namespace: given_namespace(matches),
+        exits: texts(matches, "exit"),
+        probe_traces: texts(matches, "probe-trace"),
+        on_term: texts(matches, "on-term"),
+        length: length.unwrap_or(Duration::from_secs(120)),
+    };
+    simulate::simulate(&options, stdin, out)
+}
+
+fn duration_flag(text: &str, flag: &str, command: &str) -> Result<Duration> {
+    duration::parse(text).ok_or_else(|| {
+        Failure::usage(
+            format!("invalid argument \"{text}\" for \"--{flag}\" flag: time: invalid duration \"{text}\""),
+            command,
+        )
+    })
 }
 
 fn plan_command(context: &Context, matches: &ArgMatches, stdin: &mut dyn Read, out: &mut Out<'_>) -> Result<()> {

@@ -1,4 +1,5 @@
 //! A container is born as its configuration says, on kernels with detached mounts and in the classic way.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! One more process in a container: it sees what the first one sees, and nothing is left of it.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Propagation of volumes, prepared sources, and the container's own cgroup.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -131,7 +131,7 @@ impl<R: Read> Reader<R> {
             Kind::HardLink | Kind::Symlink | Kind::Char | Kind::Block | Kind::Directory | Kind::Fifo => 0,
         };
         self.data = stored;
-        self.padding = stored.next_multiple_of(BLOCK as u64) - stored;
+        self.padding = padding(stored);
         let id = |pax: Option<u64>, field: &[u8], what: &str| {
             let id = pax.or_else(|| number(field)).ok_or_else(|| invalid(format!("{what} is not a number")))?;
             u32::try_from(id)
@@ -252,7 +252,7 @@ impl<R: Read> Reader<R> {
         }
         let mut bytes = vec![0; size as usize];
         self.source.read_exact(&mut bytes)?;
-        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        self.padding = padding(size);
         Ok(bytes)
     }
 
@@ -309,6 +309,11 @@ impl<R: Read> Read for Data<'_, R> {
             }
         }
     }
+}
+
+/// Data is filled up to whole blocks. Any size may be claimed: no sum may overflow.
+fn padding(size: u64) -> u64 {
+    (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
 }
 
 fn check_names(entry: &Entry) -> io::Result<()> {

@@ -321,7 +321,7 @@ impl Layer {
                 Err(Errno::ENOENT) => match missing {
                     Missing::Fail => return Ok(None),
                     Missing::Make => {
-                        mkdirat(here, name, Mode::from_bits_truncate(0o755)).map_err(|errno| failed("mkdir", errno))?;
+                        make_implied(here, name).map_err(|errno| failed("mkdir", errno))?;
                         let place: Vec<&[u8]> =
                             trail.iter().map(|(name, _)| name.as_slice()).chain([component.as_slice()]).collect();
                         copy_from_below(&self.lowers, &place, here, name)
@@ -354,7 +354,7 @@ impl Layer {
                     // Hidden, then made anew: nothing below may show through.
                     unlinkat(here, name, UnlinkatFlags::NoRemoveDir)
                         .map_err(|errno| failed("unlink whiteout above", errno))?;
-                    mkdirat(here, name, Mode::from_bits_truncate(0o755)).map_err(|errno| failed("mkdir", errno))?;
+                    make_implied(here, name).map_err(|errno| failed("mkdir", errno))?;
                     set_opaque(here, name).map_err(|errno| failed("setxattr trusted.overlay.opaque above", errno))?;
                     open_dir(here, name).map_err(|errno| failed("open", errno))?
                 }
@@ -498,6 +498,12 @@ fn look_up(lower: BorrowedFd<'_>, path: &[&[u8]]) -> Option<Option<OwnedFd>> {
         }
     }
     Some(Some(here))
+}
+
+/// A directory that no entry describes; the umask must not either.
+fn make_implied(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+    mkdirat(dir, name, Mode::S_IRWXU)?;
+    chmod(dir, name, 0o755)
 }
 
 fn set_opaque(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {

@@ -1,5 +1,5 @@
 //! The demonstration images, as made from Debian's packages, are real images. Needs root and Debian's archive.
-#![allow(clippy::disallowed_methods, reason = "tests run commands")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run commands, and fail where they stand")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

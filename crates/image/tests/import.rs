@@ -1,4 +1,5 @@
 //! Importing honest archives: names, platforms, layers shared, listing, removal, concurrency. Needs root.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests run commands, and fail where they stand")]
 
 mod support;
 
@@ -6,12 +7,15 @@ use std::fs;
 use std::io::{Cursor, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use killick_image::{Error, Limits, Store, User};
 use serde_json::json;
 use support::{Header, Oci, Tar, arch, docker_archive, gzip, image, sha256};
 
 fn store() -> (tempfile::TempDir, Store) {
+    // Nothing may depend on it.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("images")).unwrap();
     (dir, store)
@@ -299,6 +303,47 @@ fn concurrent_imports_and_a_killed_one_leave_a_whole_store() {
     assert_eq!(fs::read_dir(dir.path().join("images/layers")).unwrap().count(), 5);
 }
 
+/// The tar writer that most layers come from, in each of its formats.
+#[test]
+fn what_gnu_tar_writes_is_read_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    let long = "n".repeat(180);
+    fs::create_dir_all(tree.join(&long)).unwrap();
+    fs::write(tree.join(&long).join(&long), "deep").unwrap();
+    let mut holes = fs::File::create(tree.join("holes")).unwrap();
+    for at in 0..30u64 {
+        std::io::Seek::seek(&mut holes, std::io::SeekFrom::Start(at * 100_000)).unwrap();
+        std::io::Write::write_all(&mut holes, &[at as u8 + 1; 100]).unwrap();
+    }
+    holes.set_len(5_000_000).unwrap();
+    fs::hard_link(tree.join("holes"), tree.join("same")).unwrap();
+    std::os::unix::fs::symlink(&long, tree.join("link")).unwrap();
+    std::os::unix::fs::lchown(tree.join("link"), Some(3_000_000), Some(5)).unwrap();
+    let formats: [&[&str]; 5] = [
+        &["--format=gnu", "--sparse"],
+        &["--format=oldgnu", "--sparse"],
+        &["--format=pax", "--sparse", "--sparse-version=0.0"],
+        &["--format=pax", "--sparse", "--sparse-version=0.1"],
+        &["--format=pax", "--sparse", "--sparse-version=1.0"],
+    ];
+    for format in formats {
+        let (_dir, store) = store();
+        let tar = Command::new("tar").args(format).arg("-C").arg(&tree).args(["-c", "."]).output().unwrap();
+        assert!(tar.status.success(), "{format:?}");
+        store.import(image("killick.local/gnu:1", &[tar.stdout]), None).unwrap();
+        let root = store.resolve("killick.local/gnu:1").unwrap().unwrap().layers[0].clone();
+        assert_eq!(fs::read(root.join("holes")).unwrap(), fs::read(tree.join("holes")).unwrap(), "{format:?}");
+        assert!(fs::metadata(root.join("holes")).unwrap().blocks() < 1000, "{format:?}");
+        assert_eq!(fs::read(root.join(&long).join(&long)).unwrap(), b"deep");
+        assert_eq!(fs::metadata(root.join("same")).unwrap().nlink(), 2);
+        let link = fs::symlink_metadata(root.join("link")).unwrap();
+        assert_eq!((link.uid(), link.gid()), (3_000_000, 5), "{format:?}");
+        let (made, read) = (fs::metadata(tree.join("holes")).unwrap(), fs::metadata(root.join("holes")).unwrap());
+        assert_eq!(made.mtime(), read.mtime());
+    }
+}
+
 #[test]
 fn a_changed_configuration_on_disk_is_noticed() {
     let (dir, store) = store();
@@ -323,12 +368,12 @@ fn limits_are_named_when_they_are_passed() {
     let limits = Limits::default();
     check(
         Limits { unpacked_bytes: 5000, ..limits },
-        &[big.clone()],
+        std::slice::from_ref(&big),
         "unpacked image is larger than the limit of 5000 (unpacked_bytes)",
     );
     check(
         Limits { entries: 1, ..limits },
-        &[big.clone()],
+        std::slice::from_ref(&big),
         "number of files in the image is larger than the limit of 1 (entries)",
     );
     check(
@@ -338,7 +383,7 @@ fn limits_are_named_when_they_are_passed() {
     );
     check(
         Limits { archive_bytes: 2000, ..limits },
-        &[big.clone()],
+        std::slice::from_ref(&big),
         "archive is larger than the limit of 2000 (archive_bytes)",
     );
     check(

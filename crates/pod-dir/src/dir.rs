@@ -22,6 +22,8 @@ use crate::roots::Roots;
 use crate::status_file::StatusFile;
 
 const VERSION: u32 = 1;
+/// Leftovers younger than this are left alone.
+const LEFTOVER_SECONDS_MIN: i64 = 60;
 const STAGED_PREFIX: &str = "pod.json.staged-";
 
 /// One pod's directory, by uid. Having one says nothing about what is on the disk.
@@ -149,6 +151,57 @@ impl PodDir {
         let key = |listed: &Listed| (listed.pod.metadata.namespace.clone(), listed.pod.metadata.name.clone());
         found.sort_by_key(key);
         Ok(found)
+    }
+
+    /// Clears away what a crash left: pods half made or half removed, which nobody lists and nobody keeps. Young ones
+    /// are spared (somebody may be at work), and so is everything that could still be a pod. Gives what went wrong.
+    pub fn sweep(roots: &Roots, now: Wall) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for dir in leftovers(roots, now) {
+            let mut broken = false;
+            for tree in [dir.data_dir(), dir.run_dir()] {
+                if let Err(error) = remove_tree(&tree) {
+                    broken = true;
+                    errors.push(error);
+                }
+            }
+            if !broken {
+                errors.extend(dir.give_back_every_name().err());
+            }
+        }
+        errors
+    }
+
+    fn is_leftover(&self, now: Wall) -> bool {
+        let (run, data) = (self.run_dir(), self.data_dir());
+        let age = |path: &Path| {
+            use std::os::unix::fs::MetadataExt;
+            fs::symlink_metadata(path).map(|facts| now.0 - facts.mtime()).unwrap_or(i64::MAX)
+        };
+        let manifest_is_gone =
+            fs::symlink_metadata(self.pod_path()).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let is_young = age(&run).min(age(&data)) < LEFTOVER_SECONDS_MIN;
+        if is_young || self.is_kept().unwrap_or(true) {
+            return false;
+        }
+        if manifest_is_gone {
+            return true;
+        }
+        // Accepted in full, but it never got its name and no shim ever spoke for it.
+        let named = self.read_pod().is_ok_and(|pod| self.is_named_after(&pod));
+        run.is_dir() && !named && self.read_pod().is_ok() && !self.status_path().exists()
+    }
+
+    fn give_back_every_name(&self) -> Result<(), Error> {
+        let names = self.roots.names();
+        let Ok(entries) = fs::read_dir(&names) else { return Ok(()) };
+        let _guard = lock_directory(&names)?;
+        for entry in entries.flatten() {
+            if fs::read_link(entry.path()).is_ok_and(|target| target == Path::new(&self.uid)) {
+                fs::remove_file(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+            }
+        }
+        Ok(())
     }
 
     fn is_named_after(&self, pod: &Pod) -> bool {
@@ -387,6 +440,17 @@ impl PodDir {
     }
 }
 
+fn leftovers(roots: &Roots, now: Wall) -> Vec<PodDir> {
+    let mut found: Vec<PodDir> = Vec::new();
+    for place in [roots.data_pods(), roots.run_pods()] {
+        for entry in fs::read_dir(&place).into_iter().flatten().flatten() {
+            let dir = entry.file_name().to_str().and_then(|name| PodDir::at(roots, name));
+            found.extend(dir.filter(|dir| dir.is_leftover(now) && !found.contains(dir)));
+        }
+    }
+    found
+}
+
 fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let versioned: Versioned<T> = read_json(path)?;
     if versioned.version != VERSION {
@@ -488,6 +552,42 @@ mod tests {
         dir.take_name("default", "web").unwrap();
         dir.take_name("default", "web").unwrap();
         assert_eq!(PodDir::find(&roots, "default", "web"), Some(dir));
+    }
+
+    #[test]
+    fn leftovers_of_a_crash_are_swept_and_pods_are_not() {
+        let scratch = tempfile::tempdir().unwrap();
+        let roots = roots(&scratch);
+        let whole = PodDir::create(&roots, &pod(UID, "whole")).unwrap();
+        let uid = |digit: &str| UID.replace('0', digit);
+        // Half made: everything but the name.
+        let half = PodDir::at(&roots, &uid("1")).unwrap();
+        make_directories(&half.run_dir(), 0o700).unwrap();
+        make_directories(&half.data_dir(), 0o700).unwrap();
+        half.write_pod(&pod(&uid("1"), "half")).unwrap();
+        // Half removed: the name and the run directory are still there.
+        let removed = PodDir::create(&roots, &pod(&uid("2"), "removed")).unwrap();
+        fs::remove_dir_all(removed.data_dir()).unwrap();
+        // Another version's manifest, and one of the boot before.
+        let other = PodDir::create(&roots, &pod(&uid("3"), "other")).unwrap();
+        fs::write(other.pod_path(), "{\"version\":9}").unwrap();
+        let before = PodDir::create(&roots, &pod(&uid("4"), "before")).unwrap();
+        fs::remove_dir_all(before.run_dir()).unwrap();
+        fs::remove_file(roots.names().join("default_before")).unwrap();
+        // Half removed too, but its keep lives.
+        let kept = PodDir::create(&roots, &pod(&uid("5"), "kept")).unwrap();
+        fs::remove_dir_all(kept.data_dir()).unwrap();
+        let lock_file = File::create(kept.lock_path()).unwrap();
+        lock::take(&lock_file).unwrap();
+
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+        assert_eq!(PodDir::sweep(&roots, Wall(now)).len(), 0);
+        assert!(half.exists() && removed.exists(), "young ones are spared");
+        assert_eq!(PodDir::sweep(&roots, Wall(now + 100)).len(), 0);
+        assert!(!half.exists() && !removed.exists());
+        assert!(whole.exists() && other.exists() && before.exists() && kept.exists());
+        assert_eq!(names(&roots), ["before", "whole"]);
+        PodDir::create(&roots, &pod(&uid("6"), "removed")).unwrap();
     }
 
     #[test]

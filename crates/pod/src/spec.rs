@@ -149,6 +149,7 @@ pub struct PodSecurityContext {
 #[serde(rename_all = "camelCase")]
 pub struct Sysctl {
     pub name: String,
+    #[serde(default)]
     pub value: String,
 }
 
@@ -322,7 +323,7 @@ pub struct ContainerPort {
     pub protocol: String,
 }
 
-/// Quantities are kept as written; `quantity::Quantity` gives their value.
+/// Quantities in the API's canonical form (`0.5` is `500m`); `limit` and `request` give their values.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {

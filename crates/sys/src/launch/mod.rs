@@ -3,6 +3,7 @@
 mod copy;
 mod error;
 mod exec;
+mod gate;
 mod plan;
 mod rootfs;
 mod run;
@@ -11,6 +12,7 @@ mod terminal;
 mod user;
 
 pub use error::LaunchError;
+pub use gate::{gate_connect, gate_listen, stream_connect};
 pub use plan::{
     Device, DeviceKind, Fd, Ids, Mount, MountPoint, MountSource, Overlay, Plan, Propagation, Step, Tree, UserQuery, Who,
 };

@@ -2,6 +2,7 @@
 //! *n*. Nothing here touches the kernel; `run` does what is written.
 
 use crate::caps::{CapSet, CapSets};
+use crate::hook::Hooks;
 use crate::ns::{NamespaceKind, flag_names};
 use crate::seccomp::Filter;
 use std::fmt;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 pub struct Plan {
     pub(crate) fds: Vec<(String, Arc<OwnedFd>)>,
     pub(crate) steps: Vec<Step>,
+    /// Descriptors 3 and up that the caller inherited and passes on, at their places.
+    pub(crate) inherited: i32,
 }
 
 /// A descriptor of the plan, by place; printed by its name, so that plans do not depend on numbers.
@@ -35,6 +38,11 @@ impl Plan {
         let fd = if fd.as_raw_fd() > 2 { fd } else { fd.try_clone().map_or(fd, Arc::new) };
         self.fds.push((name.into(), fd));
         Fd(self.fds.len() - 1)
+    }
+
+    /// So many descriptors from 3 on stay open in the program: the caller has inherited them, without CLOEXEC.
+    pub fn keep_inherited(&mut self, count: i32) {
+        self.inherited = count;
     }
 
     pub fn push(&mut self, step: Step) {
@@ -286,6 +294,16 @@ pub enum Step {
     FindExecutable,
     /// Tells the parent that all is ready and waits for its word.
     Gate,
+    /// Tells the parent that all is ready, and waits on a listening socket for another process's word, which hears
+    /// from here on what the parent would have heard.
+    GateSocket(Fd),
+    /// Tells the other end, and waits for its word: the runtime's own hooks run meanwhile.
+    Rendezvous(Fd),
+    /// Hooks that this process runs itself.
+    Hooks(Hooks),
+    /// `/` and, with MS_REC, all below it.
+    PropagateFlags(u64),
+    Personality(u64),
     /// Tells the parent that what follows is execve: from here a closed channel means that it succeeded. Before the
     /// last filter, which may forbid to speak.
     Announce,
@@ -448,6 +466,11 @@ impl fmt::Display for Shown<'_> {
             Step::Seccomp(_) => write!(f, "seccomp(SECCOMP_SET_MODE_FILTER)"),
             Step::FindExecutable => write!(f, "find the executable"),
             Step::Gate => write!(f, "gate"),
+            Step::GateSocket(fd) => write!(f, "gate at <{}>", self.name(*fd)),
+            Step::Rendezvous(fd) => write!(f, "rendezvous at <{}>", self.name(*fd)),
+            Step::Hooks(hooks) => write!(f, "{} {} hook(s)", hooks.hooks.len(), hooks.kind),
+            Step::PropagateFlags(flags) => write!(f, "mount(/, {flags:#x})"),
+            Step::Personality(domain) => write!(f, "personality({domain:#x})"),
             Step::Announce => write!(f, "announce execve"),
             Step::PidForChildren(fd) => write!(f, "setns(<{}>, CLONE_NEWPID) for children", self.name(*fd)),
             Step::BirthInside => write!(f, "clone3(CLONE_PARENT|CLONE_PIDFD)"),

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// What steps leave for later ones.
 pub(super) struct Child<'a> {
     pub(super) plan: &'a Plan,
-    channel: OwnedFd,
+    pub(super) channel: OwnedFd,
     in_cgroup: bool,
     pub(super) root: Root,
     pub(super) trees: BTreeMap<Tree, OwnedFd>,
@@ -35,7 +35,7 @@ pub(super) struct Child<'a> {
 }
 
 /// The exit code when a step failed; the reason went over the channel.
-const FAILED: i32 = 127;
+pub(super) const FAILED: i32 = 127;
 
 pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
     let mut child = Child {
@@ -63,17 +63,17 @@ impl Child<'_> {
         match step {
             Step::CloseOtherFds => {
                 let plan = self.plan.fds.iter().map(|(_, fd)| fd.as_raw_fd());
-                let keep: Vec<_> = plan.chain([0, 1, 2, self.channel.as_raw_fd()]).collect();
+                let keep: Vec<_> = plan.chain(self.kept()).collect();
                 Ok(fd::close_all_except(&keep)?)
             }
             Step::CloseDone => {
-                let program = self.plan.steps.iter().find_map(|step| match step {
-                    Step::ExecFd { program, .. } => Some(self.fd(*program).as_raw_fd()),
+                let used = self.plan.steps.iter().filter_map(|step| match step {
+                    Step::ExecFd { program: fd, .. } | Step::GateSocket(fd) => Some(self.fd(*fd).as_raw_fd()),
                     _ => None,
                 });
+                let keep: Vec<_> = used.chain(self.kept()).collect();
                 self.root.forget();
                 self.trees.clear();
-                let keep: Vec<_> = program.into_iter().chain([0, 1, 2, self.channel.as_raw_fd()]).collect();
                 Ok(fd::close_all_except(&keep)?)
             }
             Step::ResetSignals => {
@@ -186,6 +186,15 @@ impl Child<'_> {
                     Ok(_) | Err(_) => exit_now(FAILED),
                 }
             }
+            Step::GateSocket(listener) => {
+                self.report(&Report::Gate, None);
+                self.wait_at_socket(*listener);
+                Ok(())
+            }
+            Step::Rendezvous(with) => self.rendezvous(*with),
+            Step::Hooks(hooks) => hooks.run(Some(nix::unistd::getpid().as_raw())).map_err(LaunchError::Unsupported),
+            Step::PropagateFlags(flags) => Ok(crate::mount::change(Path::new("/"), *flags)?),
+            Step::Personality(domain) => Ok(personality(*domain)?),
             Step::Announce => {
                 self.report(&Report::Executing, None);
                 Ok(())
@@ -201,6 +210,11 @@ impl Child<'_> {
             Step::ExecFd { program, args } => Err(exec::exec_fd(self.fd(*program), args)),
             Step::Fail(step) => Err(LaunchError::Call(Error::new(step.clone(), Errno::ENOTRECOVERABLE))),
         }
+    }
+
+    /// What is open in the program, and the way to tell of it.
+    fn kept(&self) -> impl Iterator<Item = i32> {
+        (0..3 + self.plan.inherited).chain([self.channel.as_raw_fd()])
     }
 
     pub(super) fn fd(&self, fd: Fd) -> BorrowedFd<'_> {
@@ -357,6 +371,13 @@ fn sysctl(name: &str, value: &str) -> Result<(), LaunchError> {
     }
     let path = format!("/proc/sys/{relative}");
     Ok(fs::write(&path, value).call(|| format!("write({path}, {value:?})"))?)
+}
+
+#[allow(unsafe_code)]
+fn personality(domain: u64) -> Result<()> {
+    // SAFETY: no memory is passed.
+    let done = unsafe { libc::personality(domain as libc::c_ulong) };
+    crate::error::check(done.into(), || format!("personality({domain:#x})")).map(drop)
 }
 
 #[allow(unsafe_code)]

@@ -93,9 +93,7 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
     set_undumpable()?;
     let visit = match pid {
         PidNamespace::Inherit | PidNamespace::New => None,
-        PidNamespace::Inside(target) => {
-            Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(|error| dead_namespace(error))?)
-        }
+        PidNamespace::Inside(target) => Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(dead_namespace)?),
     };
     let how = Birth {
         into_cgroup: cgroup.map(|fd| plan.fds[fd.0].1.as_fd()),
@@ -134,6 +132,22 @@ fn dead_namespace(error: Error) -> LaunchError {
 }
 
 impl Launch {
+    /// A process that another command left at its gate (`Step::GateSocket`), by the connection to it.
+    pub fn at_gate(process: PidFd, channel: OwnedFd) -> Result<Self, LaunchError> {
+        fd::set_nonblocking(channel.as_fd(), true)?;
+        Ok(Launch {
+            process: Some(process),
+            helper: None,
+            channel,
+            progress: Progress::AtGate,
+            gate_open: false,
+            warnings: Vec::new(),
+            terminal: None,
+            inside: Inside::Here,
+            executing: false,
+        })
+    }
+
     /// Readable when `progress` has something new.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()

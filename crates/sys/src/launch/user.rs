@@ -53,7 +53,7 @@ fn resolve(query: &UserQuery, passwd: &str, group: &str) -> Result<Ids, LaunchEr
     let user = if user.is_empty() { "0" } else { user };
     let no_user = || LaunchError::NoUser(user.to_owned());
     let (entry, uid) = match number(user) {
-        Some(uid) => (passwd_entries(passwd).find(|entry| entry.uid == uid), uid.min(u32::MAX)),
+        Some(uid) => (passwd_entries(passwd).find(|entry| entry.uid == uid), uid),
         None => {
             let entry = passwd_entries(passwd).find(|entry| entry.name == user).ok_or_else(no_user)?;
             let uid = entry.uid;

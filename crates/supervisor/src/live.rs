@@ -1,0 +1,63 @@
+//! What runs: the pod's sandbox and its containers, shared between the loop and the tasks that watch them.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use killick_container::cgroup::{Cgroup, LeafPool};
+use killick_container::{Container, Sandbox};
+use killick_network::PodNetwork;
+use killick_pod::event::Attempt;
+
+use crate::state::{ContainerState, SandboxState};
+
+#[derive(Debug)]
+pub struct LiveSandbox {
+    pub attempt: u32,
+    pub sandbox: Sandbox,
+    pub network: Option<PodNetwork>,
+    /// Texts of the pod's `/etc/hosts` and `/etc/resolv.conf`, for probes that name a host.
+    pub hosts: String,
+    pub resolv_conf: String,
+}
+
+impl LiveSandbox {
+    pub fn state(&self) -> SandboxState {
+        SandboxState { attempt: self.attempt, record: self.sandbox.record(), network: self.network.clone() }
+    }
+}
+
+/// The pod's address: its own, or the node's with `hostNetwork`.
+pub fn pod_ip(sandbox: &LiveSandbox, node: Option<IpAddr>) -> Option<IpAddr> {
+    match &sandbox.network {
+        Some(network) => Some(network.ip),
+        None if sandbox.sandbox.is_host_network() => node,
+        None => None,
+    }
+}
+
+/// One run of one container.
+#[derive(Debug)]
+pub struct Live {
+    pub attempt: Attempt,
+    pub container: Container,
+    pub cgroup: Cgroup,
+    /// Where execs run. Borrowed only for the length of one call.
+    pub leafs: RefCell<LeafPool>,
+    pub stop_signal: i32,
+    pub image_id: String,
+    pub terminal: bool,
+}
+
+impl Live {
+    pub fn state(&self) -> ContainerState {
+        ContainerState {
+            attempt: self.attempt,
+            record: self.container.record(),
+            cgroup: self.cgroup.clone(),
+            image_id: self.image_id.clone(),
+            stop_signal: self.stop_signal,
+            terminal: self.terminal,
+            started: true,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Probes and lifecycle hooks: where they are made, how late we were, and what is written down of each.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use killick_pod::event::{Attempt, Event, Hook, Outcome};
+use killick_pod::spec::{Container, Handler, Pod, Probe, ProbeKind};
+use killick_pod_dir::record::{self, ProbeRecord};
+use killick_pod_dir::timestamp;
+use killick_prober::{Lateness, Place};
+
+use crate::clock;
+use crate::context::Context;
+use crate::execs::InContainer;
+use crate::live::{Live, LiveSandbox, pod_ip};
+use crate::message::Message;
+
+/// How often the loop's own pace is measured while a probe waits.
+const PACE: Duration = Duration::from_millis(100);
+
+/// One container's surroundings, as a probe sees them.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub sandbox: Rc<LiveSandbox>,
+    pub live: Rc<Live>,
+    pub container: Container,
+}
+
+/// Answers `Probe`. `late` is how late the tick itself was; `spoiled` is how many attempts before were spoiled.
+pub async fn probe(
+    context: Rc<Context>,
+    target: Target,
+    kind: ProbeKind,
+    late: Duration,
+    spoiled: Rc<std::cell::Cell<u32>>,
+) {
+    let attempt = target.live.attempt;
+    let Some(probe) = target.container.probe(kind).cloned() else { return };
+    let timeout = Duration::from_secs(probe.timeout_seconds.max(1) as u64);
+    let started = Instant::now();
+    let (outcome, slowest) = once(&context, &target, &probe, timeout).await;
+    let lateness = Lateness { timer: late.max(slowest), runnable: Duration::ZERO };
+    let (outcome, count) = lateness.judge(outcome, timeout, spoiled.get());
+    spoiled.set(count);
+    write_down(&context, &target.container.name, attempt, kind, &outcome, started.elapsed());
+    context.tell(Message::Event(Event::Probed { attempt, kind, outcome })).await;
+}
+
+/// The outcome, and how much too late the loop's own timers ran meanwhile.
+async fn once(context: &Rc<Context>, target: &Target, probe: &Probe, timeout: Duration) -> (Outcome, Duration) {
+    let mut slowest = Duration::ZERO;
+    let run = run_probe(context, target, &probe.handler, timeout);
+    tokio::pin!(run);
+    loop {
+        let asleep = Instant::now();
+        tokio::select! {
+            outcome = &mut run => return (outcome, slowest),
+            () = tokio::time::sleep(PACE) => slowest = slowest.max(asleep.elapsed().saturating_sub(PACE)),
+        }
+    }
+}
+
+async fn run_probe(context: &Rc<Context>, target: &Target, handler: &Handler, timeout: Duration) -> Outcome {
+    let launcher = InContainer { context: Rc::clone(context), live: Rc::clone(&target.live) };
+    let netns = match target.sandbox.sandbox.network_namespace() {
+        Ok(netns) => netns,
+        Err(error) => return Outcome::Unknown(format!("the pod's network namespace: {error}")),
+    };
+    let place = Place {
+        netns: (!target.sandbox.sandbox.is_host_network()).then(|| netns.as_fd()),
+        pod_ip: pod_ip(&target.sandbox, context.host.node.ip),
+        container: &target.container,
+        hosts: &target.sandbox.hosts,
+        resolv_conf: &target.sandbox.resolv_conf,
+        launcher: &launcher,
+    };
+    killick_prober::probe(handler, place, timeout).await
+}
+
+fn write_down(
+    context: &Context,
+    container: &str,
+    attempt: Attempt,
+    kind: ProbeKind,
+    outcome: &Outcome,
+    took: Duration,
+) {
+    let (word, message) = match outcome {
+        Outcome::Success => ("Success", ""),
+        Outcome::Warning(text) => ("Warning", text.as_str()),
+        Outcome::Failure(text) => ("Failure", text.as_str()),
+        Outcome::Unknown(text) => ("Unknown", text.as_str()),
+    };
+    let line = ProbeRecord {
+        time: timestamp::text_nanos(clock::wall_nanos()),
+        container: container.to_owned(),
+        attempt: attempt.number,
+        kind,
+        outcome: word.to_owned(),
+        message: message.to_owned(),
+        duration_ms: took.as_millis() as u64,
+    };
+    if let Err(error) = record::append(&context.host.dir.record_path(), &line) {
+        context.complain(&format!("write the probe record: {error}"));
+    }
+}
+
+/// Answers `RunHook`.
+pub async fn hook(context: Rc<Context>, pod: Rc<Pod>, target: Target, hook: Hook, timeout: Option<Duration>) {
+    let attempt = target.live.attempt;
+    let lifecycle = target.container.lifecycle.clone().unwrap_or_default();
+    let handler = match hook {
+        Hook::PostStart => lifecycle.post_start,
+        Hook::PreStop => lifecycle.pre_stop,
+    };
+    let result = match &handler {
+        Some(handler) => run_hook(&context, &target, handler, timeout)
+            .await
+            .map_err(|error| hook_text(&pod, &target.container, handler, &error)),
+        None => Ok(()),
+    };
+    context.tell(Message::Event(Event::HookDone { attempt, hook, result })).await;
+}
+
+async fn run_hook(
+    context: &Rc<Context>,
+    target: &Target,
+    handler: &Handler,
+    timeout: Option<Duration>,
+) -> Result<(), String> {
+    let launcher = InContainer { context: Rc::clone(context), live: Rc::clone(&target.live) };
+    let netns = target.sandbox.sandbox.network_namespace().map_err(|error| error.to_string())?;
+    let place = Place {
+        netns: (!target.sandbox.sandbox.is_host_network()).then(|| netns.as_fd()),
+        pod_ip: pod_ip(&target.sandbox, context.host.node.ip),
+        container: &target.container,
+        hosts: &target.sandbox.hosts,
+        resolv_conf: &target.sandbox.resolv_conf,
+        launcher: &launcher,
+    };
+    killick_prober::hook(handler, place, timeout).await
+}
+
+/// kubelet's text around a hook's error.
+fn hook_text(pod: &Pod, container: &Container, handler: &Handler, error: &str) -> String {
+    let metadata = &pod.metadata;
+    let whom = format!(
+        "for Container \"{}\" in Pod \"{}_{}({})\" failed - error: {error}",
+        container.name, metadata.name, metadata.namespace, metadata.uid
+    );
+    match handler {
+        Handler::Exec(exec) => format!("Exec lifecycle hook ([{}]) {whom}", exec.command.join(" ")),
+        Handler::HttpGet(http) => format!("HTTP lifecycle hook ({}) {whom}", http.path),
+        Handler::TcpSocket(_) => format!("invalid handler: tcpSocket {whom}"),
+        Handler::Sleep(sleep) => format!("Sleep lifecycle hook ({}) {whom}", sleep.seconds),
+    }
+}
