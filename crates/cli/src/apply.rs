@@ -142,12 +142,12 @@ fn apply_pod(context: &Context, one: &Sourced, pod: &Pod, dry_run: DryRun, out: 
         };
     }
     if let Some(view) = existing {
-        return change_pod(&view.dir, &view.pod, pod, out);
+        return change_pod(context, &view.dir, &view.pod, pod, out);
     }
     match create_pod(context, one, pod) {
         // Somebody else was faster with this name: then it is a change.
         Err(Create::NameTaken) => match context.pod(kube_namespace, name) {
-            Some(view) => change_pod(&view.dir, &view.pod, pod, out),
+            Some(view) => change_pod(context, &view.dir, &view.pod, pod, out),
             None => Err(Failure::said(format!(
                 "Error from server (AlreadyExists): error when creating {:?}: pods \"{name}\" already exists",
                 one.file
@@ -206,7 +206,7 @@ pub fn accepted(new: &Pod, old: &Pod) -> Pod {
     pod
 }
 
-fn change_pod(dir: &PodDir, old: &Pod, new: &Pod, out: &mut Out<'_>) -> Result<&'static str> {
+fn change_pod(context: &Context, dir: &PodDir, old: &Pod, new: &Pod, out: &mut Out<'_>) -> Result<&'static str> {
     let mut pod = accepted(new, old);
     match compare(old, &pod) {
         Change::Unchanged => return Ok("unchanged"),
@@ -222,7 +222,7 @@ fn change_pod(dir: &PodDir, old: &Pod, new: &Pod, out: &mut Out<'_>) -> Result<&
     pod.metadata.deletion_timestamp = None;
     pod.metadata.deletion_grace_period_seconds = None;
     let staged = dir.stage_pod(&pod)?;
-    match ask(dir, &Request::UpdatePod { staged: staged.clone() }) {
+    match ask(context, dir, &Request::UpdatePod { staged: staged.clone() }) {
         Ok(Response::Accepted) => Ok("configured"),
         other => {
             // Whoever refused it may have removed it already.
@@ -233,12 +233,13 @@ fn change_pod(dir: &PodDir, old: &Pod, new: &Pod, out: &mut Out<'_>) -> Result<&
 }
 
 /// One question to the pod's shim, with patience for one that is only starting.
-pub fn ask(dir: &PodDir, request: &Request) -> std::result::Result<Response, ControlError> {
-    with_patience(dir, || control::call(&dir.control_socket(), request))
+pub fn ask(context: &Context, dir: &PodDir, request: &Request) -> std::result::Result<Response, ControlError> {
+    with_patience(context, dir, || control::call(&dir.control_socket(), request))
 }
 
-/// Tries again while the socket is not there yet but keep lives.
+/// Tries again while nobody listens. A pod whose keep has died meanwhile gets a new one.
 pub fn with_patience<T>(
+    context: &Context,
     dir: &PodDir,
     mut attempt: impl FnMut() -> std::result::Result<T, ControlError>,
 ) -> std::result::Result<T, ControlError> {
@@ -249,8 +250,11 @@ pub fn with_patience<T>(
             Err(ControlError::Io(error))
                 if matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset)
                     && Instant::now() < deadline
-                    && dir.is_kept().unwrap_or(false) =>
+                    && dir.exists() =>
             {
+                if !dir.is_kept().unwrap_or(true) && context.revive_pod(dir).is_err() {
+                    return Err(ControlError::Io(error));
+                }
                 std::thread::sleep(Duration::from_millis(20));
             }
             other => return other,

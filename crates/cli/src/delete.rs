@@ -241,7 +241,7 @@ fn delete_one(
                 },
                 force: options.grace == Grace::Force,
             };
-            match ask(&view.dir, &request) {
+            match ask(context, &view.dir, &request) {
                 Ok(Response::Accepted) => {}
                 // It ended while we asked.
                 Err(_) if !view.dir.exists() => {}

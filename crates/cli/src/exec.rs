@@ -65,7 +65,7 @@ pub fn exec(context: &Context, options: &ExecOptions, out: &mut Out<'_>) -> Resu
     let cannot = |error: io::Error| Failure::error(format!("exec: {error}"));
     let mut streams = if tty { Streams::default() } else { Streams::pipes(options.stdin).map_err(cannot)? };
     let path = view.dir.control_socket();
-    let started = with_patience(&view.dir, || {
+    let started = with_patience(context, &view.dir, || {
         let connection = Connection::connect(&path)?;
         connection.send(&request, &streams.theirs())?;
         let (answer, fds) = connection.receive_within::<Response>(START_DEADLINE)?;

@@ -128,6 +128,8 @@ pub(crate) fn spool(
             }
         }
     }
+    // A writer into a pipe shall not be cut off in its padding, and gzip's own checksum comes last.
+    io::copy(&mut reader.into_inner(), &mut io::sink()).map_err(|error| read_error(error, "archive"))?;
     Ok(archive)
 }
 

@@ -27,8 +27,16 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn archive(text: impl Into<String>) -> Error {
-        Error::Archive(text.into())
+    /// An archive's own words may be in the text; they shall not move the cursor of a terminal.
+    pub(crate) fn archive(text: impl AsRef<str>) -> Error {
+        let mut shown = String::new();
+        for c in text.as_ref().chars() {
+            match c.is_control() {
+                true => shown.extend(c.escape_default()),
+                false => shown.push(c),
+            }
+        }
+        Error::Archive(shown)
     }
 }
 

@@ -21,12 +21,9 @@ struct Place {
 }
 
 impl Place {
+    /// In memory: thousands of imports shall not wait for a disk.
     fn new() -> Place {
-        Place::below(&std::env::temp_dir())
-    }
-
-    fn below(parent: &Path) -> Place {
-        let dir = tempfile::tempdir_in(parent).unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
         fs::write(dir.path().join("outside/precious"), "host").unwrap();
         let store = Store::open(dir.path().join("images")).unwrap();
@@ -335,6 +332,10 @@ fn what_is_no_image_archive_is_said_so() {
         &Tar::default().file("oci-layout", br#"{"imageLayoutVersion":"2.0.0"}"#).file("index.json", b"{}").finish(),
         "OCI layout version \"2.0.0\" is not known",
     );
+    archive_refused(
+        &Tar::default().file("manifest.json", br#"[{"Config":"\u001b[2Jx","Layers":[]}]"#).finish(),
+        "the archive lacks \\u{1b}[2Jx, which its manifest names",
+    );
     let loops = Tar::default().symlink("manifest.json", "a").symlink("a", "b").symlink("b", "a").finish();
     archive_refused(&loops, "too many links");
     let mut many = Tar::default();
@@ -412,8 +413,7 @@ fn an_index_inside_itself_or_too_deep_ends() {
 
 #[test]
 fn every_cut_and_every_flipped_bit_ends_in_an_error_or_an_image_and_never_outside() {
-    // In memory: thousands of imports shall not wait for a disk.
-    let place = Place::below(Path::new("/dev/shm"));
+    let place = Place::new();
     let layer = Tar::default()
         .dir("./", 0o755)
         .symlink("l", &place.outside())

@@ -68,6 +68,21 @@ fn an_oci_layout_plain_or_gzip_is_imported_from_a_stream() {
 }
 
 #[test]
+fn the_stream_is_read_to_its_end_and_its_checksum_is_checked() {
+    let (_dir, store) = store();
+    let mut bytes = image("killick.local/a:1", &[layer("a")]).into_inner();
+    bytes.resize(bytes.len().next_multiple_of(10240) + 10240, 0);
+    let mut stream = Cursor::new(bytes.clone());
+    store.import(&mut stream, None).unwrap();
+    assert_eq!(stream.position(), bytes.len() as u64);
+    let mut compressed = gzip(&bytes);
+    let checksum = compressed.len() - 8;
+    compressed[checksum] ^= 1;
+    let error = store.import(Cursor::new(compressed), Some("b")).unwrap_err();
+    assert_eq!(error.to_string(), "archive: corrupt gzip stream does not have a matching checksum");
+}
+
+#[test]
 fn a_docker_archive_is_imported_with_all_its_tags_and_linked_layers() {
     let (_dir, store) = store();
     let bytes = docker_archive(json!(["busybox:1", "busybox:latest"]), &[layer("a"), layer("b"), layer("a")]);

@@ -1,5 +1,7 @@
 //! The bridge against the real kernel: each test's host is a network namespace of its own. Needs root.
 
+#![allow(clippy::unwrap_used)] // a test
+
 use killick_network::{PODS_MAX, PodNetwork, Settings, garbage, node_ip, setup, teardown};
 use killick_sys::ns::{self, NamespaceKind};
 use std::io::{Read, Write};

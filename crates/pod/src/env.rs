@@ -208,3 +208,6 @@ fn resource_value(
 pub(crate) fn is_env_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=')
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,5 +19,6 @@ pub mod spec;
 pub mod status;
 mod suggest;
 pub mod time;
+pub mod users;
 mod validate;
 mod yaml;

@@ -4,8 +4,16 @@
 //! thresholds, periods and restarts. Everything runs on the caller's one thread.
 #![forbid(unsafe_code)]
 
+mod dial;
 pub mod exec;
+mod hook;
+mod http;
+mod in_container;
 mod late;
+mod names;
+mod port;
+mod tcp;
+mod url;
 
 use exec::Launcher;
 use killick_pod::event::Outcome;
@@ -14,6 +22,8 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+pub use hook::hook;
+pub use in_container::{Execs, InContainer};
 pub use late::{Lateness, STARVED_RUN_MAX};
 
 /// Kubernetes' version as our user agent tells it.
@@ -41,14 +51,15 @@ impl std::fmt::Debug for Place<'_> {
     }
 }
 
-/// Runs the handler once.
+/// Runs the handler once. Dropping the future ends whatever was started.
 pub async fn probe(handler: &Handler, place: Place<'_>, timeout: Duration) -> Outcome {
-    let _ = (handler, place, timeout);
-    Outcome::Unknown("not yet".into())
-}
-
-/// Runs a lifecycle handler. `Err` is the error part of kubelet's text.
-pub async fn hook(handler: &Handler, place: Place<'_>, timeout: Option<Duration>) -> Result<(), String> {
-    let _ = (handler, place, timeout);
-    Err("not yet".into())
+    match handler {
+        Handler::Exec(action) => {
+            let args = killick_pod::expand::probe_command(place.container, action);
+            exec::probe(args, place.launcher, timeout).await
+        }
+        Handler::HttpGet(action) => http::probe(action, &place, timeout).await,
+        Handler::TcpSocket(action) => tcp::probe(action, &place, timeout).await,
+        Handler::Sleep(_) => Outcome::Unknown(format!("missing probe handler for container {}", place.container.name)),
+    }
 }

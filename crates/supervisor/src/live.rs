@@ -1,12 +1,12 @@
 //! What runs: the pod's sandbox and its containers, shared between the loop and the tasks that watch them.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
 
-use killick_container::cgroup::{Cgroup, LeafPool};
+use killick_container::cgroup::Cgroup;
 use killick_container::{Container, Sandbox};
 use killick_network::PodNetwork;
 use killick_pod::event::Attempt;
+use killick_prober::Execs;
 
 use crate::state::{ContainerState, SandboxState};
 
@@ -41,8 +41,8 @@ pub struct Live {
     pub attempt: Attempt,
     pub container: Container,
     pub cgroup: Cgroup,
-    /// Where execs run. Borrowed only for the length of one call.
-    pub leafs: RefCell<LeafPool>,
+    /// Where probes' commands and other execs run.
+    pub execs: Execs,
     pub stop_signal: i32,
     pub image_id: String,
     pub terminal: bool,

@@ -33,7 +33,7 @@ pub enum Message {
     },
     /// The container waits at its gate: write it down, then let it go.
     AtGate {
-        state: ContainerState,
+        state: Box<ContainerState>,
         written: oneshot::Sender<()>,
     },
     Started {

@@ -4,20 +4,22 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use killick_pod::event::{Attempt, Event, Hook, Outcome};
+use killick_pod::event::{Attempt, Event, Hook, Outcome, Record};
 use killick_pod::spec::{Container, Handler, Pod, Probe, ProbeKind};
 use killick_pod_dir::record::{self, ProbeRecord};
 use killick_pod_dir::timestamp;
-use killick_prober::{Lateness, Place};
+use killick_prober::{InContainer, Lateness, Place};
 
 use crate::clock;
 use crate::context::Context;
-use crate::execs::InContainer;
 use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::message::Message;
 
 /// How often the loop's own pace is measured while a probe waits.
 const PACE: Duration = Duration::from_millis(100);
+/// A killed command is gone after a moment, or hangs in the kernel and goes with the container.
+const COLLECT_TRIES: u32 = 100;
+const COLLECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// One container's surroundings, as a probe sees them.
 #[derive(Debug, Clone)]
@@ -45,6 +47,7 @@ pub async fn probe(
     spoiled.set(count);
     write_down(&context, &target.container.name, attempt, kind, &outcome, started.elapsed());
     context.tell(Message::Event(Event::Probed { attempt, kind, outcome })).await;
+    collect(&target.live).await;
 }
 
 /// The outcome, and how much too late the loop's own timers ran meanwhile.
@@ -62,7 +65,8 @@ async fn once(context: &Rc<Context>, target: &Target, probe: &Probe, timeout: Du
 }
 
 async fn run_probe(context: &Rc<Context>, target: &Target, handler: &Handler, timeout: Duration) -> Outcome {
-    let launcher = InContainer { context: Rc::clone(context), live: Rc::clone(&target.live) };
+    let (facts, live) = (&context.host.facts, &target.live);
+    let launcher = InContainer { facts, container: &live.container, execs: &live.execs };
     let netns = match target.sandbox.sandbox.network_namespace() {
         Ok(netns) => netns,
         Err(error) => return Outcome::Unknown(format!("the pod's network namespace: {error}")),
@@ -115,21 +119,45 @@ pub async fn hook(context: Rc<Context>, pod: Rc<Pod>, target: Target, hook: Hook
         Hook::PreStop => lifecycle.pre_stop,
     };
     let result = match &handler {
-        Some(handler) => run_hook(&context, &target, handler, timeout)
-            .await
-            .map_err(|error| hook_text(&pod, &target.container, handler, &error)),
-        None => Ok(()),
+        Some(handler) => run_hook(&context, &pod, &target, handler, timeout).await,
+        None => Ok(None),
     };
+    if let Ok(Some(message)) = &result {
+        let field_path = format!("spec.containers{{{}}}", target.container.name);
+        let record = Record {
+            warning: true,
+            reason: "LifecycleHTTPFallback".to_owned(),
+            message: message.clone(),
+            field_path,
+            component: "kubelet".to_owned(),
+        };
+        context.note(record).await;
+    }
+    let result = result.map(drop);
     context.tell(Message::Event(Event::HookDone { attempt, hook, result })).await;
+    collect(&target.live).await;
+}
+
+/// What a command's deadline has killed is reaped, and its leaf goes back.
+async fn collect(live: &Live) {
+    for _ in 0..COLLECT_TRIES {
+        if !live.execs.has_leftovers() {
+            return;
+        }
+        tokio::time::sleep(COLLECT_PAUSE).await;
+        live.execs.collect();
+    }
 }
 
 async fn run_hook(
-    context: &Rc<Context>,
+    context: &Context,
+    pod: &Pod,
     target: &Target,
     handler: &Handler,
     timeout: Option<Duration>,
-) -> Result<(), String> {
-    let launcher = InContainer { context: Rc::clone(context), live: Rc::clone(&target.live) };
+) -> Result<Option<String>, String> {
+    let (facts, live) = (&context.host.facts, &target.live);
+    let launcher = InContainer { facts, container: &live.container, execs: &live.execs };
     let netns = target.sandbox.sandbox.network_namespace().map_err(|error| error.to_string())?;
     let place = Place {
         netns: (!target.sandbox.sandbox.is_host_network()).then(|| netns.as_fd()),
@@ -139,20 +167,7 @@ async fn run_hook(
         resolv_conf: &target.sandbox.resolv_conf,
         launcher: &launcher,
     };
-    killick_prober::hook(handler, place, timeout).await
-}
-
-/// kubelet's text around a hook's error.
-fn hook_text(pod: &Pod, container: &Container, handler: &Handler, error: &str) -> String {
     let metadata = &pod.metadata;
-    let whom = format!(
-        "for Container \"{}\" in Pod \"{}_{}({})\" failed - error: {error}",
-        container.name, metadata.name, metadata.namespace, metadata.uid
-    );
-    match handler {
-        Handler::Exec(exec) => format!("Exec lifecycle hook ([{}]) {whom}", exec.command.join(" ")),
-        Handler::HttpGet(http) => format!("HTTP lifecycle hook ({}) {whom}", http.path),
-        Handler::TcpSocket(_) => format!("invalid handler: tcpSocket {whom}"),
-        Handler::Sleep(sleep) => format!("Sleep lifecycle hook ({}) {whom}", sleep.seconds),
-    }
+    let who = format!("{}_{}({})", metadata.name, metadata.namespace, metadata.uid);
+    killick_prober::hook(handler, place, &who, timeout).await
 }

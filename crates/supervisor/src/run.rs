@@ -294,7 +294,7 @@ impl Supervisor {
                 self.step(Event::VolumesReady);
             }
             Message::AtGate { state, written } => {
-                self.at_gate.insert(state.attempt.container, state);
+                self.at_gate.insert(state.attempt.container, *state);
                 self.save();
                 let _ = written.send(());
             }

@@ -1,6 +1,5 @@
 //! A container's start: image, variables, mounts, configuration, birth, gate, execve. Answers `Start`.
 
-use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -14,6 +13,7 @@ use killick_pod::event::{Attempt, StartFailure};
 use killick_pod::expand::command_line;
 use killick_pod::spec::{Container, DataKind, ImagePullPolicy, MountPropagation, Pod, SecurityContext};
 use killick_pod_dir::objects::ObjectStore;
+use killick_prober::Execs;
 use killick_sys::fd::pipe;
 use killick_sys::spawn::{set_undumpable, worker_with_fds};
 use killick_volume::{Prepared, RecursiveReadOnly};
@@ -163,7 +163,7 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
         started: false,
     };
     let (written, is_written) = oneshot::channel();
-    context.tell(Message::AtGate { state, written }).await;
+    context.tell(Message::AtGate { state: Box::new(state), written }).await;
     // The loop answers, or it has ended and the container with it.
     is_written.await.map_err(|_| run_failure(&LaunchError::NotRunning))?;
 
@@ -180,7 +180,7 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
     let live = Rc::new(Live {
         attempt: *attempt,
         container: born,
-        leafs: RefCell::new(cgroup.leaf_pool()),
+        execs: Execs::new(cgroup.leaf_pool()),
         cgroup,
         stop_signal,
         image_id: image.id.clone(),

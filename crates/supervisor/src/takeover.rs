@@ -1,6 +1,5 @@
 //! A new shim finds a pod that runs: what `state.json` says is compared with what the kernel says.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use killick_pod::event::{Attempt, ContainerId};
 use killick_pod::spec::Pod;
 use killick_pod_dir::PodDir;
+use killick_prober::Execs;
 use tokio::time::sleep;
 
 use crate::context::Context;
@@ -96,7 +96,7 @@ pub async fn find_container(
             let live = Rc::new(Live {
                 attempt: state.attempt,
                 container: process,
-                leafs: RefCell::new(state.cgroup.leaf_pool()),
+                execs: Execs::new(state.cgroup.leaf_pool()),
                 cgroup: state.cgroup,
                 stop_signal: state.stop_signal,
                 image_id: state.image_id,

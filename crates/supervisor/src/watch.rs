@@ -65,7 +65,7 @@ pub async fn see_off(context: Rc<Context>, farewell: Farewell, end: End) {
     };
     let message = read_last_words(&context, attempt, &pod, container, code).await;
     if let Some(live) = live
-        && let Err(error) = live.leafs.borrow_mut().clear()
+        && let Err(error) = live.execs.leafs().borrow_mut().clear()
     {
         context.complain(&error.to_string());
     }

@@ -27,6 +27,10 @@ impl Error {
         Self { call: call.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
     }
 
+    pub(crate) fn with_raw(call: String, errno: i32) -> Self {
+        Self { call, errno }
+    }
+
     pub fn errno(&self) -> Errno {
         Errno::from_raw(self.errno)
     }

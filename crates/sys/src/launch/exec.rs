@@ -62,18 +62,27 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-/// Returns only when it fails. `home` is added when env has no HOME, or an empty one.
-#[allow(unsafe_code)]
-pub(super) fn exec(path: &Path, args: &[String], env: &[String], home: Option<&str>) -> LaunchError {
+/// Path, arguments and environment as execve takes them. `home` is added when env has no HOME, or an empty one.
+pub(super) fn command_line(
+    path: &Path,
+    args: &[String],
+    env: &[String],
+    home: Option<&str>,
+) -> Result<(CString, Vec<CString>, Vec<CString>), LaunchError> {
     let has_home = env.iter().any(|variable| variable.len() > 5 && variable.starts_with("HOME="));
     let home = if has_home { None } else { Some(format!("HOME={}", home.unwrap_or("/"))) };
     let kept = env.iter().map(String::as_str).filter(|variable| has_home || *variable != "HOME=");
-    let (args_c, env_c) = match (c_strings(args.iter().map(String::as_str)), c_strings(kept.chain(home.as_deref()))) {
-        (Ok(args), Ok(env)) => (args, env),
-        (Err(error), _) | (_, Err(error)) => return error,
-    };
-    let Ok(path_c) = CString::new(path.as_os_str().as_bytes()) else {
-        return LaunchError::NoSuchFile(path.display().to_string());
+    let path_c =
+        CString::new(path.as_os_str().as_bytes()).map_err(|_| LaunchError::NoSuchFile(path.display().to_string()))?;
+    Ok((path_c, c_strings(args.iter().map(String::as_str))?, c_strings(kept.chain(home.as_deref()))?))
+}
+
+/// Returns only when it fails.
+#[allow(unsafe_code)]
+pub(super) fn exec(path: &Path, args: &[String], env: &[String], home: Option<&str>) -> LaunchError {
+    let (path_c, args_c, env_c) = match command_line(path, args, env, home) {
+        Ok(converted) => converted,
+        Err(error) => return error,
     };
     let (argv, envp) = (pointers(&args_c), pointers(&env_c));
     // SAFETY: both arrays end with null and, like their strings, outlive the call.

@@ -8,6 +8,7 @@ mod plan;
 mod rootfs;
 mod run;
 mod spawn;
+mod tail;
 mod terminal;
 mod user;
 

@@ -5,6 +5,7 @@ use super::error::LaunchError;
 use super::plan::{Fd, Ids, Plan, Step, Tree, Who};
 use super::rootfs::Root;
 use super::spawn::{GO, Report};
+use super::tail::{self, Private};
 use super::{exec, rootfs, terminal, user};
 use crate::caps;
 use crate::error::{Context, Error, Result};
@@ -32,6 +33,7 @@ pub(super) struct Child<'a> {
     /// A directory that root could not enter.
     chdir_as_user: Option<PathBuf>,
     executable: Option<PathBuf>,
+    private: Private,
 }
 
 /// The exit code when a step failed; the reason went over the channel.
@@ -48,9 +50,19 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
         home: None,
         chdir_as_user: None,
         executable: None,
+        private: Private::default(),
     };
-    for step in &plan.steps {
-        if let Err(error) = child.step(step) {
+    if plan.steps.iter().any(|step| matches!(step, Step::BirthInside)) {
+        match Private::note() {
+            Ok(private) => child.private = private,
+            Err(error) => {
+                child.report(&Report::Failed(error.into()), None);
+                return FAILED;
+            }
+        }
+    }
+    for (index, step) in plan.steps.iter().enumerate() {
+        if let Err(error) = child.step(index, step) {
             child.report(&Report::Failed(error), None);
             return FAILED;
         }
@@ -59,7 +71,7 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
 }
 
 impl Child<'_> {
-    fn step(&mut self, step: &Step) -> Result<(), LaunchError> {
+    fn step(&mut self, index: usize, step: &Step) -> Result<(), LaunchError> {
         match step {
             Step::CloseOtherFds => {
                 let plan = self.plan.fds.iter().map(|(_, fd)| fd.as_raw_fd());
@@ -199,7 +211,7 @@ impl Child<'_> {
                 self.report(&Report::Executing, None);
                 Ok(())
             }
-            Step::BirthInside => self.birth_inside(),
+            Step::BirthInside => self.birth_inside(&self.plan.steps[index + 1..]),
             Step::Exec { args, env } => {
                 let path = match &self.executable {
                     Some(path) => path.clone(),
@@ -342,8 +354,18 @@ impl Child<'_> {
         found.unwrap_or_default()
     }
 
-    fn birth_inside(&mut self) -> Result<(), LaunchError> {
+    /// `rest` are the steps after this one.
+    fn birth_inside(&mut self, rest: &[Step]) -> Result<(), LaunchError> {
         set_undumpable()?;
+        if tail::is_simple(rest)
+            && let Some(path) = &self.executable
+        {
+            let channel = self.channel.as_raw_fd();
+            let inside = tail::birth(&self.private, rest, channel, path, self.home.as_deref())?;
+            let pidfd = inside.pidfd.as_ref().map(|pidfd| pidfd.as_fd());
+            self.report(&Report::Inside { pid: inside.pid }, pidfd);
+            exit_now(0)
+        }
         match birth(Birth { sibling: true, ..Birth::default() }) {
             Ok(Born::Child { .. }) => Ok(signal::unblock_all()?),
             Ok(Born::Parent { child }) => {

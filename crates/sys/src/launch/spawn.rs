@@ -64,6 +64,7 @@ pub struct Launch {
     helper: Option<PidFd>,
     channel: OwnedFd,
     progress: Progress,
+    gate_reached: bool,
     gate_open: bool,
     warnings: Vec<String>,
     terminal: Option<OwnedFd>,
@@ -108,6 +109,7 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
                 helper: None,
                 channel: ours,
                 progress: Progress::Pending,
+                gate_reached: false,
                 gate_open: false,
                 warnings: Vec::new(),
                 terminal: None,
@@ -140,6 +142,7 @@ impl Launch {
             helper: None,
             channel,
             progress: Progress::AtGate,
+            gate_reached: true,
             gate_open: false,
             warnings: Vec::new(),
             terminal: None,
@@ -199,10 +202,14 @@ impl Launch {
                 self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));
                 self.inside = Inside::Here;
             }
-            Ok(Report::Gate) => self.progress = Progress::AtGate,
+            Ok(Report::Gate) => self.gate_reached = true,
             Ok(Report::Executing) => self.executing = true,
             Ok(Report::Failed(error)) => self.fail(error),
             Err(error) => self.fail(LaunchError::Died(format!("unreadable report: {error}"))),
+        }
+        // The one inside may speak before the helper has told who it is.
+        if self.gate_reached && self.inside == Inside::Here && self.progress == Progress::Pending {
+            self.progress = Progress::AtGate;
         }
     }
 

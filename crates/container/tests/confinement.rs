@@ -1,0 +1,271 @@
+//! What a container may not do: calls that its filter refuses, and looking at those who are more than itself.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::*;
+use killick_container::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Stdio, UserRequest, create};
+use killick_sys::caps::{self, CapSet, CapSets};
+use killick_sys::ns::{self, NamespaceKind};
+use killick_sys::pidfd::Exit;
+use killick_sys::seccomp::{Filter, Insn};
+use killick_sys::spawn::worker;
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use serde_json::json;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// EPERM for one call, all others allowed.
+fn refusing(call: i64) -> Filter {
+    let insn = |code, jt, jf, k| Insn { code, jt, jf, k };
+    let program = vec![
+        insn(0x20, 0, 0, 0),
+        insn(0x15, 0, 1, call as u32),
+        insn(0x06, 0, 0, 0x0005_0000 | libc::EPERM as u32),
+        insn(0x06, 0, 0, 0x7fff_0000),
+    ];
+    Filter { program, flags: 0 }
+}
+
+#[test]
+fn a_filter_holds_for_the_container_and_its_execs_with_and_without_new_privileges() {
+    isolated(|| {
+        let host = Host::new();
+        let sandbox = host.sandbox();
+        for no_new_privileges in [false, true] {
+            for ptrace in [Ptrace::Impossible, Ptrace::Possible] {
+                for uid in [0, 5] {
+                    let changes =
+                        json!({"process": {"noNewPrivileges": no_new_privileges, "user": {"uid": uid, "gid": uid}}});
+                    let spec = spec(changes);
+                    let request = CreateRequest {
+                        id: "filtered".into(),
+                        spec: &spec,
+                        rootfs: host.rootfs(),
+                        join: Join::sandbox(&sandbox, PidMode::Sandbox, ptrace),
+                        cgroup: None,
+                        seccomp: Some(refusing(libc::SYS_mkdir)),
+                        stdio: Stdio::null().unwrap(),
+                        user: UserRequest::Ids,
+                        sources: Vec::new(),
+                    };
+                    let container = start(create(&host.facts, request).unwrap());
+                    let script = "grep Seccomp: /proc/self/status; mkdir /dev/shm/x 2>&1";
+                    let (output, exit) = host
+                        .exec(&container, |stdio| ExecRequest::new(args(&["sh", "-c", script]), stdio, None))
+                        .unwrap();
+                    let expected = "Seccomp:\t2\nmkdir: can't create directory '/dev/shm/x': Operation not permitted\n";
+                    assert_eq!((output.as_str(), exit), (expected, Exit::Code(1)));
+                    let status = std::fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
+                    assert!(status.contains("Seccomp:\t2"), "{status}");
+                    end(container.process());
+                }
+            }
+        }
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
+fn a_filter_loaded_last_may_forbid_all_that_we_do() {
+    isolated(|| {
+        let host = Host::new();
+        let sandbox = host.sandbox();
+        for call in [
+            libc::SYS_getcwd,
+            libc::SYS_prctl,
+            libc::SYS_fchown,
+            libc::SYS_sendmsg,
+            libc::SYS_close_range,
+            libc::SYS_openat,
+        ] {
+            let (stdio, output) = pipes();
+            let spec = spec(json!({"process": {"noNewPrivileges": true, "args": ["echo", "started"]}}));
+            let request = CreateRequest {
+                id: "strict".into(),
+                spec: &spec,
+                rootfs: host.rootfs(),
+                join: Join::sandbox(&sandbox, PidMode::Sandbox, Ptrace::Impossible),
+                cgroup: None,
+                seccomp: Some(refusing(call)),
+                stdio,
+                user: UserRequest::Ids,
+                sources: Vec::new(),
+            };
+            assert_eq!(run_created(create(&host.facts, request).unwrap(), output).unwrap().0, "started\n", "{call}");
+        }
+        end_sandbox(sandbox);
+    });
+}
+
+/// What an attacker saw of one process that it stopped as early as it could.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Seen {
+    seized: u32,
+    /// Capabilities beyond those of the container, of any process at any time.
+    beyond: u64,
+    /// Whether the memory of one held the secret of the shim.
+    secret: bool,
+}
+
+/// A process of the pod with CAP_SYS_PTRACE and nothing else, that stops every new process as soon as it has a number,
+/// and looks at its rights and into its memory.
+fn attack(seconds: u64, allowed: u64, secret: &[u8]) -> Seen {
+    // Its own view of the pod: a procfs of the pod's PID namespace.
+    killick_sys::mount::mount("proc", "/proc".as_ref(), "proc", 0, "").unwrap();
+    caps::drop_bounding(caps::bounding().difference(CapSet(1 << 19))).unwrap();
+    caps::set(&CapSets::container(CapSet(1 << 19))).unwrap();
+    let own = std::process::id() as i32;
+    let mut next = own + 1;
+    let mut seen = Seen { seized: 0, beyond: 0, secret: false };
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
+    while std::time::Instant::now() < end {
+        let pid = Pid::from_raw(next);
+        match ptrace::seize(pid, ptrace::Options::empty()) {
+            Ok(()) => {
+                seen.seized += 1;
+                look(pid, allowed, secret, &mut seen);
+                next += 1;
+            }
+            Err(Errno::ESRCH) => {
+                // Gone before we came, or not there yet.
+                let newest = newest_pid();
+                if newest > next {
+                    next += 1;
+                }
+            }
+            Err(_) => next += 1,
+        }
+        while waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)).is_ok_and(|status| status.pid().is_some())
+        {
+        }
+    }
+    seen
+}
+
+fn look(pid: Pid, allowed: u64, secret: &[u8], seen: &mut Seen) {
+    let stopped = ptrace::interrupt(pid).is_ok() && waitpid(pid, Some(WaitPidFlag::__WALL)).is_ok();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    for field in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        let sets = status.lines().filter_map(|line| line.strip_prefix(field));
+        for set in sets.filter_map(|set| u64::from_str_radix(set.trim(), 16).ok()) {
+            seen.beyond |= set & !allowed;
+        }
+    }
+    seen.secret |= has_in_memory(pid, secret);
+    if stopped {
+        let _ = ptrace::detach(pid, None);
+    }
+}
+
+fn has_in_memory(pid: Pid, secret: &[u8]) -> bool {
+    use std::os::unix::fs::FileExt;
+    let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else { return false };
+    let Ok(memory) = std::fs::File::open(format!("/proc/{pid}/mem")) else { return false };
+    for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+        let range = line.split(' ').next().unwrap_or_default().split_once('-');
+        let Some((start, end)) = range else { continue };
+        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else { continue };
+        let mut bytes = vec![0; (end - start).min(8 << 20) as usize];
+        let length = memory.read_at(&mut bytes, start).unwrap_or(0);
+        if bytes[..length].windows(secret.len()).any(|window| window == secret) {
+            return true;
+        }
+    }
+    false
+}
+
+fn newest_pid() -> i32 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().last().and_then(|pid| pid.parse().ok()).unwrap_or(0)
+}
+
+/// Execs while somebody in the pod seizes every new process.
+fn under_attack(ptrace: Ptrace, seconds: u64) -> (Seen, u32) {
+    let host = Host::new();
+    let sandbox = host.sandbox();
+    // In our heap, as the environment of another container would be. Built at run time, so that it is nowhere else.
+    let secret: String = ["another", "container's", "secret"].join("-") + &"-x".repeat(100);
+    let ptrace_only = json!(["CAP_SYS_PTRACE"]);
+    let changes = json!({"process": {"capabilities": {"bounding": ptrace_only, "effective": ptrace_only, "permitted": ptrace_only}}});
+    let container =
+        start(host.create_with(&sandbox, PidMode::Sandbox, ptrace, &spec(changes), Stdio::null().unwrap()).unwrap());
+    let pids = sandbox.pid_namespace().unwrap();
+    let visit = ns::enter(pids.as_fd(), NamespaceKind::Pid).unwrap();
+    let mut attacker = worker(Duration::from_secs(seconds + 20), || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        Ok(attack(seconds, 1 << 19, secret.as_bytes()))
+    })
+    .unwrap();
+    drop(visit);
+    let mut execs = 0;
+    let seen = loop {
+        if let Some(seen) = attacker.poll(std::time::Instant::now()) {
+            break seen.unwrap();
+        }
+        let request = ExecRequest::new(args(&["true"]), Stdio::null().unwrap(), None);
+        let mut added = killick_container::exec(&host.facts, &container, request).unwrap();
+        assert_eq!(added.wait(soon()), killick_container::Progress::Running);
+        added.into_process().unwrap().wait_blocking().unwrap();
+        execs += 1;
+    };
+    end(container.process());
+    end_sandbox(sandbox);
+    std::hint::black_box(secret);
+    (seen, execs)
+}
+
+#[test]
+fn an_attacker_with_ptrace_never_sees_more_than_its_own_rights() {
+    isolated(|| {
+        let (seen, execs) = under_attack(Ptrace::Possible, 6);
+        assert_eq!((seen.beyond, seen.secret), (0, false), "{seen:?} in {execs} execs");
+        assert!(seen.seized > 20, "{seen:?} in {execs} execs");
+    });
+}
+
+#[test]
+fn the_attack_works_on_processes_that_are_born_inside() {
+    isolated(|| {
+        let (seen, execs) = under_attack(Ptrace::Impossible, 3);
+        assert!(seen.beyond != 0 && seen.secret, "{seen:?} in {execs} execs: the test above proves nothing");
+    });
+}
+
+#[test]
+fn a_failure_inside_is_told_without_memory_too() {
+    isolated(|| {
+        let host = Host::new();
+        let sandbox = host.sandbox();
+        for (name, content) in [("script", "#!/nosuch/interpreter\n"), ("garbage", "garbage")] {
+            let path = host.layer().join("bin").join(name);
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let fail = |name: &str, seccomp| {
+            let spec = spec(json!({"process": {"args": [name], "noNewPrivileges": true}}));
+            let (stdio, output) = pipes();
+            let request = CreateRequest {
+                id: "fails".into(),
+                spec: &spec,
+                rootfs: host.rootfs(),
+                join: Join::sandbox(&sandbox, PidMode::Sandbox, Ptrace::Possible),
+                cgroup: None,
+                seccomp,
+                stdio,
+                user: UserRequest::Ids,
+                sources: Vec::new(),
+            };
+            run_created(create(&host.facts, request).unwrap(), output).unwrap_err().to_string()
+        };
+        assert_eq!(fail("script", None), "exec /bin/script: no such file or directory");
+        assert_eq!(fail("garbage", None), "exec /bin/garbage: exec format error");
+        let broken = Filter { program: vec![Insn { code: 0xffff, jt: 0, jf: 0, k: 0 }], flags: 0 };
+        assert_eq!(fail("true", Some(broken)), "seccomp(SECCOMP_SET_MODE_FILTER): EINVAL");
+        assert_eq!(children().len(), 1);
+        end_sandbox(sandbox);
+    });
+}

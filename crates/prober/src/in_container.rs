@@ -1,0 +1,204 @@
+//! Commands in a container of ours: `container::exec`, each in a leaf cgroup by which its whole tree is killed.
+
+use crate::exec::{Command, Launcher, Poll, Process};
+use killick_container::cgroup::{Kill, Leaf, LeafPool};
+use killick_container::{Container, Exec, ExecRequest, Progress, Stdio, exec};
+use killick_sys::facts::Facts;
+use killick_sys::pidfd::PidFd;
+use nix::sys::signal::Signal;
+use std::cell::RefCell;
+use std::os::fd::BorrowedFd;
+
+/// A container's leafs, and what could not be ended in time. One for each container, kept while it runs.
+#[derive(Debug)]
+pub struct Execs {
+    leafs: RefCell<LeafPool>,
+    leftovers: RefCell<Vec<Leftover>>,
+}
+
+#[derive(Debug)]
+struct Leftover {
+    process: Option<PidFd>,
+    leaf: Leaf,
+    kill: Kill,
+}
+
+impl Execs {
+    pub fn new(leafs: LeafPool) -> Execs {
+        Execs { leafs: RefCell::new(leafs), leftovers: RefCell::new(Vec::new()) }
+    }
+
+    /// For execs that are not probes: the same leafs.
+    pub fn leafs(&self) -> &RefCell<LeafPool> {
+        &self.leafs
+    }
+
+    pub fn has_leftovers(&self) -> bool {
+        !self.leftovers.borrow().is_empty()
+    }
+
+    /// Goes on killing and reaps; each launch does it, and whoever sees `has_leftovers`. Never waits.
+    pub fn collect(&self) {
+        let mut leftovers = self.leftovers.borrow_mut();
+        for mut leftover in std::mem::take(&mut *leftovers) {
+            let reaped = match &leftover.process {
+                Some(process) => !matches!(process.wait(), Ok(None)),
+                None => true,
+            };
+            if reaped {
+                leftover.process = None;
+            }
+            match leftover.kill.step() {
+                Ok(0) if reaped => {
+                    drop(leftover.kill);
+                    let _ = self.leafs.borrow_mut().release(leftover.leaf);
+                }
+                // A cgroup that is gone has nothing left to kill.
+                Err(_) if reaped => {}
+                _ => leftovers.push(leftover),
+            }
+        }
+    }
+}
+
+/// Launches into one container.
+#[derive(Debug, Clone, Copy)]
+pub struct InContainer<'a> {
+    pub facts: &'a Facts,
+    pub container: &'a Container,
+    pub execs: &'a Execs,
+}
+
+impl Launcher for InContainer<'_> {
+    fn launch(&self, command: Command) -> Result<Box<dyn Process + '_>, String> {
+        self.execs.collect();
+        let null = Stdio::null().map_err(|error| format!("open(/dev/null): {error}"))?;
+        let stdio = match null {
+            Stdio::Streams { stdin, .. } => Stdio::Streams { stdin, stdout: command.stdout, stderr: command.stderr },
+            terminal @ Stdio::Terminal { .. } => terminal,
+        };
+        let leaf = self.execs.leafs.borrow_mut().acquire().map_err(|error| error.to_string())?;
+        let launched = exec(self.facts, self.container, ExecRequest::new(command.args, stdio, Some(leaf.attach())));
+        match launched {
+            Ok(exec) => {
+                Ok(Box::new(Running { stage: Stage::Launching(exec), leaf: Some(leaf), kill: None, execs: self.execs }))
+            }
+            Err(error) => {
+                let _ = self.execs.leafs.borrow_mut().release(leaf);
+                Err(error.to_string())
+            }
+        }
+    }
+}
+
+struct Running<'a> {
+    stage: Stage,
+    /// None when its end was told.
+    leaf: Option<Leaf>,
+    kill: Option<Kill>,
+    execs: &'a Execs,
+}
+
+enum Stage {
+    Launching(Exec),
+    Running(PidFd),
+    Ended(Poll),
+}
+
+impl Running<'_> {
+    fn end(&mut self, poll: Poll) -> Poll {
+        // The kill first: dropping it gives the leaf its limit back.
+        self.kill = None;
+        if let Some(leaf) = self.leaf.take() {
+            // A leaf with processes in it goes with the container: what a probe left in the background stays, as it
+            // does with other runtimes.
+            let _ = self.execs.leafs.borrow_mut().release(leaf);
+        }
+        self.stage = Stage::Ended(poll.clone());
+        poll
+    }
+
+    fn step_launch(&mut self) -> Option<Poll> {
+        let Stage::Launching(exec) = &mut self.stage else { return None };
+        let progress = exec.progress();
+        match progress {
+            Progress::Pending | Progress::AtGate => Some(Poll::Pending),
+            Progress::Failed(error) => Some(self.end(Poll::Failed(error.to_string()))),
+            Progress::Running => {
+                let launched = std::mem::replace(&mut self.stage, Stage::Ended(Poll::Exited(0)));
+                let Stage::Launching(exec) = launched else { return None };
+                match exec.into_process() {
+                    Ok(process) => {
+                        self.stage = Stage::Running(process);
+                        None
+                    }
+                    Err(error) => Some(self.end(Poll::Failed(error.to_string()))),
+                }
+            }
+        }
+    }
+}
+
+impl Process for Running<'_> {
+    fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.stage {
+            Stage::Launching(exec) => Some(exec.channel()),
+            Stage::Running(process) => process.as_fd(),
+            Stage::Ended(_) => None,
+        }
+    }
+
+    fn poll(&mut self) -> Poll {
+        if let Some(told) = self.step_launch() {
+            return told;
+        }
+        // While a tree is being killed its first process may end before the others.
+        let others = match &mut self.kill {
+            Some(kill) => kill.step().unwrap_or(0),
+            None => 0,
+        };
+        let exit = match &self.stage {
+            Stage::Ended(poll) => return poll.clone(),
+            Stage::Launching(_) => return Poll::Pending,
+            Stage::Running(process) => match (others, process.peek()) {
+                (0, Ok(Some(_))) => process.wait(),
+                (_, other) => other.map(|_| None),
+            },
+        };
+        match exit {
+            Ok(None) => Poll::Pending,
+            Ok(Some(exit)) => self.end(Poll::Exited(exit.code())),
+            Err(error) => self.end(Poll::Failed(error.to_string())),
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(leaf) = self.leaf.as_ref().filter(|_| self.kill.is_none()) {
+            self.kill = Some(leaf.kill());
+        }
+        if let Stage::Running(process) = &self.stage {
+            let _ = process.send_signal(Signal::SIGKILL);
+        }
+        if let Some(kill) = &mut self.kill {
+            let _ = kill.step();
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let Some(leaf) = self.leaf.take() else { return };
+        let mut kill = self.kill.take().unwrap_or_else(|| leaf.kill());
+        let _ = kill.step();
+        // An exec that is still being launched ends with its own drop.
+        let process = match std::mem::replace(&mut self.stage, Stage::Ended(Poll::Pending)) {
+            Stage::Running(process) => {
+                let _ = process.send_signal(Signal::SIGKILL);
+                Some(process)
+            }
+            Stage::Launching(_) | Stage::Ended(_) => None,
+        };
+        self.execs.leftovers.borrow_mut().push(Leftover { process, leaf, kill });
+        self.execs.collect();
+    }
+}

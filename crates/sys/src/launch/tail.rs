@@ -1,0 +1,389 @@
+//! The last steps of a process that is born where somebody may trace it: gate, filter, execve.
+//!
+//! It has the container's rights by then; this file sees to it that it has nothing of the shim's memory either. What it
+//! needs is laid out in one mapping beforehand, all other anonymous memory is kept from it (MADV_DONTFORK), and so it
+//! lives without heap and without thread-local storage: bare system calls only, no C library, no allocation.
+
+use super::error::LaunchError;
+use super::exec::command_line;
+use super::plan::Step;
+use super::spawn::{GO, Report};
+use crate::error::{Context, Error, Result, check};
+use crate::fd::own;
+use crate::seccomp::Filter;
+use nix::errno::Errno;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
+
+/// Memory of this process that a tail must not get, noted while /proc is the host's.
+#[derive(Debug, Default)]
+pub(super) struct Private {
+    ranges: Vec<(usize, usize)>,
+    heap: Option<usize>,
+}
+
+impl Private {
+    /// From now on the heap grows in one place only.
+    #[allow(unsafe_code)]
+    pub(super) fn note() -> Result<Self> {
+        // SAFETY: it only tells the allocator to take all memory from the break from now on.
+        unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
+        let maps = std::fs::read_to_string("/proc/self/maps").call(|| "read(/proc/self/maps)".into())?;
+        let here = &raw const maps as usize;
+        let mut private = Self::default();
+        let mut end_of_file = 0;
+        for line in maps.lines() {
+            let mut fields = line.split_ascii_whitespace();
+            let (Some(range), Some(rights)) = (fields.next(), fields.next()) else { continue };
+            let name = fields.nth(3).unwrap_or_default();
+            let Some((start, end)) = range.split_once('-') else { continue };
+            let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else {
+                continue;
+            };
+            if name.starts_with('/') {
+                end_of_file = end;
+                continue;
+            }
+            let is_bss = start == end_of_file;
+            let is_this_stack = (start..end).contains(&here) || name == "[stack]";
+            if name == "[heap]" {
+                private.heap = Some(start);
+            } else if rights == "rw-p" && name.is_empty() && !is_bss && !is_this_stack {
+                private.ranges.push((start, end));
+            }
+        }
+        Ok(private)
+    }
+
+    #[allow(unsafe_code)]
+    fn keep_from_children(&self) -> Result<()> {
+        let heap = self.heap.map(|start| {
+            // SAFETY: sbrk(0) only asks where the break is.
+            let end = unsafe { libc::sbrk(0) } as usize;
+            (start, end.next_multiple_of(PAGE))
+        });
+        for (start, end) in self.ranges.iter().copied().chain(heap) {
+            let pointer = start as *mut libc::c_void;
+            // SAFETY: the advice changes nothing for this process; what a child lacks, `run` does not touch.
+            let done = unsafe { libc::madvise(pointer, end - start, libc::MADV_DONTFORK) };
+            match check(done.into(), || format!("madvise({start:#x}, {:#x}, MADV_DONTFORK)", end - start)) {
+                // Unmapped since it was noted.
+                Err(error) if error.errno() == Errno::ENOMEM => {}
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+}
+
+const PAGE: usize = 4096;
+
+/// Text for the parent, and where its errno goes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Text {
+    start: *const u8,
+    length: usize,
+    /// Five places for digits; null: there are none.
+    digits: *mut u8,
+}
+
+/// All that the tail needs, in its mapping.
+#[repr(C)]
+struct Orders {
+    channel: RawFd,
+    gate: bool,
+    has_filter: bool,
+    filter_flags: u32,
+    filter: libc::sock_fprog,
+    path: *const u8,
+    argv: *const *const u8,
+    envp: *const *const u8,
+    at_gate: Text,
+    executing: Text,
+    filter_failed: Text,
+    not_found: Text,
+    refused: Text,
+    bad_format: Text,
+    failed: Text,
+}
+
+/// The steps after the birth, if they are those that can be done without memory: Gate, Announce, Seccomp, Exec.
+pub(super) fn is_simple(rest: &[Step]) -> bool {
+    matches!(
+        rest,
+        [Step::Announce, Step::Exec { .. }]
+            | [Step::Announce, Step::Seccomp(_), Step::Exec { .. }]
+            | [Step::Gate, Step::Announce, Step::Exec { .. }]
+            | [Step::Gate, Step::Announce, Step::Seccomp(_), Step::Exec { .. }]
+    ) && cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
+}
+
+/// Writes one thing after another into a mapping that is large enough.
+struct Arena {
+    next: *mut u8,
+    end: *mut u8,
+}
+
+impl Arena {
+    #[allow(unsafe_code)]
+    fn new(size: usize) -> Result<Self> {
+        let size = size.next_multiple_of(PAGE);
+        let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, where the kernel likes it.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), size, rights, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(Error::last(format!("mmap({size})")));
+        }
+        let start = start.cast::<u8>();
+        Ok(Self { next: start, end: start.wrapping_add(size) })
+    }
+
+    /// The copy lives as long as the process: the mapping is never given back.
+    #[allow(unsafe_code)]
+    fn put<T: Copy>(&mut self, values: &[T]) -> *mut T {
+        let align = self.next.align_offset(align_of::<T>().max(16));
+        let place = self.next.wrapping_add(align).cast::<T>();
+        let after = place.wrapping_add(values.len()).cast::<u8>();
+        assert!(after <= self.end, "the arena's size was counted before");
+        // SAFETY: the place is aligned, inside the mapping and new, so it overlaps nothing.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), place, values.len()) };
+        self.next = after;
+        place
+    }
+
+    fn report(&mut self, report: &Report) -> Text {
+        let bytes = serde_json::to_vec(report).unwrap_or_default();
+        let length = bytes.len();
+        let start = self.put(&bytes);
+        let marker = NO_ERRNO.to_string();
+        let place = bytes.windows(marker.len()).position(|window| window == marker.as_bytes());
+        let digits = place.map_or(std::ptr::null_mut(), |place| start.wrapping_add(place));
+        Text { start, length, digits }
+    }
+
+    fn failed(&mut self, call: String) -> Text {
+        self.report(&Report::Failed(LaunchError::Call(Error::with_raw(call, NO_ERRNO))))
+    }
+
+    fn strings(&mut self, strings: &[std::ffi::CString]) -> *const *const u8 {
+        let mut pointers: Vec<*const u8> =
+            strings.iter().map(|string| self.put(string.as_bytes_with_nul()).cast_const()).collect();
+        pointers.push(std::ptr::null());
+        self.put(&pointers)
+    }
+}
+
+/// Stands in a text where an errno will be: five digits.
+const NO_ERRNO: i32 = 99_999;
+
+/// The child that was born, with its pidfd where the kernel gives one.
+pub(super) struct Inside {
+    pub(super) pid: i32,
+    pub(super) pidfd: Option<OwnedFd>,
+}
+
+/// Bears the process that goes on with `rest` as a child of our parent, and returns in this one.
+pub(super) fn birth(
+    private: &Private,
+    rest: &[Step],
+    channel: RawFd,
+    path: &Path,
+    home: Option<&str>,
+) -> Result<Inside, LaunchError> {
+    let (mut gate, mut filter, mut command) = (false, None, None);
+    for step in rest {
+        match step {
+            Step::Gate => gate = true,
+            Step::Seccomp(found) => filter = Some(found),
+            Step::Exec { args, env } => command = Some((args, env)),
+            _ => {}
+        }
+    }
+    let (args, env) = command.ok_or_else(|| LaunchError::Unsupported("a tail without a command".into()))?;
+    let (path, args, env) = command_line(path, args, env, home)?;
+    let strings = args.iter().chain(&env).chain([&path]);
+    let size: usize = strings.map(|string| string.as_bytes_with_nul().len() + 32).sum();
+    let name = path.to_string_lossy().into_owned();
+    let instructions = filter.map_or(0, |filter: &Filter| size_of_val(filter.program.as_slice()));
+    // Eight texts that name the program, and the fixed part.
+    let mut arena = Arena::new(size + instructions + 8 * (name.len() * 6 + 512) + 4 * PAGE)?;
+    let at_gate = arena.report(&Report::Gate);
+    let executing = arena.report(&Report::Executing);
+    let filter_failed = arena.failed("seccomp(SECCOMP_SET_MODE_FILTER)".into());
+    let not_found = arena.report(&Report::Failed(LaunchError::NoInterpreter(name.clone())));
+    let refused = arena.report(&Report::Failed(LaunchError::NotExecutable(name.clone())));
+    let bad_format = arena.report(&Report::Failed(LaunchError::BadFormat(name.clone())));
+    let failed = arena.failed(format!("execve({name:?})"));
+    let program = filter.map_or(std::ptr::null_mut(), |filter| arena.put(&filter.program));
+    let orders = Orders {
+        channel,
+        gate,
+        has_filter: filter.is_some(),
+        filter_flags: filter.map_or(0, |filter| filter.flags),
+        filter: libc::sock_fprog {
+            len: filter.map_or(0, |filter| filter.program.len() as u16),
+            filter: program.cast(),
+        },
+        path: arena.put(path.as_bytes_with_nul()),
+        argv: arena.strings(&args),
+        envp: arena.strings(&env),
+        at_gate,
+        executing,
+        filter_failed,
+        not_found,
+        refused,
+        bad_format,
+        failed,
+    };
+    private.keep_from_children()?;
+    let born = bear(&orders);
+    match born {
+        Ok(inside) => Ok(inside),
+        Err(Errno::ENOMEM) => Err(LaunchError::NotRunning),
+        Err(errno) => Err(Error::new("clone3(CLONE_PARENT|CLONE_PIDFD)", errno).into()),
+    }
+}
+
+/// `orders` lie on the stack, which the child has, and point into the arena, which it has too.
+fn bear(orders: &Orders) -> Result<Inside, Errno> {
+    /// VER0 of the structure.
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+    }
+    let mut pidfd: RawFd = -1;
+    let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
+    // With CLONE_PARENT the exit signal is our own, and clone3 wants none.
+    let args = CloneArgs { flags, pidfd: &raw mut pidfd as u64, ..CloneArgs::default() };
+    let size = size_of::<CloneArgs>();
+    match raw(libc::SYS_clone3, [&raw const args as usize, size, 0, 0, 0, 0]) {
+        0 => run(orders),
+        pid if pid > 0 => return Ok(Inside { pid: pid as i32, pidfd: Some(own(pidfd)) }),
+        error => match Errno::from_raw(-error as i32) {
+            Errno::ENOSYS | Errno::EPERM => {}
+            errno => return Err(errno),
+        },
+    }
+    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as usize;
+    match raw(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]) {
+        0 => run(orders),
+        pid if pid > 0 => Ok(Inside { pid: pid as i32, pidfd: None }),
+        error => Err(Errno::from_raw(-error as i32)),
+    }
+}
+
+const FAILED: usize = 127;
+
+/// The tail itself. Nothing here may allocate, panic or touch errno: there is no memory for it.
+fn run(orders: &Orders) -> ! {
+    let go = [0u8; GO.len()];
+    if orders.gate {
+        tell(orders, &orders.at_gate, 0);
+        loop {
+            let place = &raw const go as usize;
+            let received = raw(libc::SYS_recvfrom, [orders.channel as usize, place, GO.len(), 0, 0, 0]);
+            if received == GO.len() as isize {
+                break;
+            }
+            if received != -(libc::EINTR as isize) {
+                end(FAILED);
+            }
+        }
+    }
+    tell(orders, &orders.executing, 0);
+    if orders.has_filter {
+        let program = &raw const orders.filter as usize;
+        let loaded = if orders.filter_flags == 0 {
+            let mode = libc::SECCOMP_MODE_FILTER as usize;
+            raw(libc::SYS_prctl, [libc::PR_SET_SECCOMP as usize, mode, program, 0, 0, 0])
+        } else {
+            let (operation, flags) = (libc::SECCOMP_SET_MODE_FILTER as usize, orders.filter_flags as usize);
+            raw(libc::SYS_seccomp, [operation, flags, program, 0, 0, 0])
+        };
+        if loaded < 0 {
+            tell(orders, &orders.filter_failed, -loaded);
+            end(FAILED);
+        }
+    }
+    let errno = -raw(libc::SYS_execve, [orders.path as usize, orders.argv as usize, orders.envp as usize, 0, 0, 0]);
+    let text = match errno as i32 {
+        libc::ENOENT => &orders.not_found,
+        libc::EACCES | libc::EPERM => &orders.refused,
+        libc::ENOEXEC => &orders.bad_format,
+        _ => &orders.failed,
+    };
+    tell(orders, text, errno);
+    end(FAILED)
+}
+
+#[allow(unsafe_code)]
+fn tell(orders: &Orders, text: &Text, errno: isize) {
+    if !text.digits.is_null() {
+        let mut left = errno;
+        let mut place = 5;
+        while place > 0 {
+            place -= 1;
+            // Spaces before the number: JSON allows them, and no zeroes.
+            let digit = if left > 0 || place == 4 { b'0' + (left % 10) as u8 } else { b' ' };
+            left /= 10;
+            // SAFETY: the five places were found in this text, in the arena, which is ours alone.
+            unsafe { text.digits.wrapping_add(place).write(digit) };
+        }
+    }
+    let flags = libc::MSG_NOSIGNAL as usize;
+    raw(libc::SYS_sendto, [orders.channel as usize, text.start as usize, text.length, flags, 0, 0]);
+}
+
+fn end(code: usize) -> ! {
+    loop {
+        raw(libc::SYS_exit_group, [code, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// A system call without the C library, which would write errno into memory that is not there.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+#[inline(always)]
+fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention; callers pass pointers to what outlives the call. A child without
+    // CLONE_VM returns here on its own copy of the stack.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code)]
+#[inline(always)]
+fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") args[0] as isize => result,
+            in("x1") args[1], in("x2") args[2], in("x3") args[3], in("x4") args[4], in("x5") args[5],
+            options(nostack),
+        );
+    }
+    result
+}
