@@ -44,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pod-dir", &["sys", "pod"]),
     ("supervisor", &["sys", "pod", "pod-dir", "container", "prober", "volume", "image", "network"]),
     ("shim", &["sys", "supervisor", "container", "prober"]),
+    ("oci", &["sys", "container"]),
     ("cli", &["sys", "pod", "pod-dir", "image"]),
 ];
 

@@ -72,7 +72,7 @@ pub fn create_with(
 
 /// Where a child is while it still has the caller's rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Born {
+pub(crate) enum Born {
     /// In its PID namespace from its first instruction.
     Inside,
     /// Outside until nothing is left to do but execve.
@@ -102,7 +102,18 @@ impl Created {
 
     /// What to keep before the gate is opened, so that a crash of ours finds the container again: from AtGate on.
     pub fn record(&self) -> Option<Record> {
-        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
+        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings_found()))
+    }
+
+    /// Who the process is, from AtGate on.
+    pub fn user(&self) -> Option<&Ids> {
+        self.launch.user()
+    }
+
+    /// Execs get the ids found now, whatever the container writes into its /etc/passwd later.
+    fn settings_found(&self) -> Settings {
+        let found = self.launch.user().cloned().map(SavedUser::Ids);
+        Settings { user: found.unwrap_or_else(|| self.settings.user.clone()), ..self.settings.clone() }
     }
 
     pub fn start(&mut self) -> Result<(), LaunchError> {
@@ -126,7 +137,8 @@ impl Created {
 
     /// The container, from AtGate on: with it goes the duty to wait for its end. A failed birth gives the error.
     pub fn into_container(self) -> Result<Container, LaunchError> {
-        let Created { id, launch, settings } = self;
+        let settings = self.settings_found();
+        let Created { id, launch, settings: _ } = self;
         match launch.into_process() {
             Some(process) => Ok(Container { id, process, settings }),
             None => Err(LaunchError::NotRunning),
@@ -226,11 +238,11 @@ fn plan(
     Ok(Planned { plan, settings, born_in })
 }
 
-fn cgroup_error(error: crate::cgroup::CgroupError) -> LaunchError {
+pub(crate) fn cgroup_error(error: crate::cgroup::CgroupError) -> LaunchError {
     LaunchError::Unsupported(error.to_string())
 }
 
-fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+pub(crate) fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.is_some_and(|namespaces| namespaces.iter().any(|namespace| namespace.typ() == kind))
 }
@@ -279,7 +291,7 @@ fn root_tree(rootfs: &Rootfs, tree: Tree) -> Vec<Step> {
     }
 }
 
-fn root_classic(rootfs: &Rootfs) -> Vec<Step> {
+pub(crate) fn root_classic(rootfs: &Rootfs) -> Vec<Step> {
     match rootfs {
         Rootfs::Layers { lowers, upper, work, mount, readonly: _ } => vec![
             Step::MakeDirectories(vec![upper.clone(), work.clone(), mount.clone()]),
@@ -352,7 +364,7 @@ pub(crate) fn plan_join_process(
     Ok(())
 }
 
-fn settings(
+pub(crate) fn settings(
     process: &Process,
     user: UserRequest,
     seccomp: Option<killick_sys::seccomp::Filter>,

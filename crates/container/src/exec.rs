@@ -1,14 +1,16 @@
 //! One more process in a container that runs: it joins everything, mounts nothing.
 
-use crate::birth::plan_join_process;
+use crate::birth::{Born, plan_join_process, settings};
 use crate::process::{Gate, PlannedStdio, begin, deduplicate, finish, plan_stdio};
-use crate::request::ExecRequest;
+use crate::request::{ExecRequest, PidMode, Stdio, UserRequest};
 use crate::state::{Container, SavedUser, Settings};
+use killick_sys::cgroup::Attach;
 use killick_sys::facts::Facts;
 use killick_sys::launch::{Launch, LaunchError, PidNamespace, Plan, Progress, Step, launch};
 use killick_sys::ns::{self, NamespaceKind};
 use killick_sys::pidfd::PidFd;
 use nix::errno::Errno;
+use oci_spec::runtime::Process;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -34,8 +36,51 @@ pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> R
         no_new_privileges: no_new_privileges.unwrap_or(first.no_new_privileges),
         ..first.clone()
     };
+    start(facts, container, settings, args, stdio, attach, 0)
+}
 
+/// A whole `process` object (`exec --process`): nothing is taken over from the first process but its seccomp filter.
+#[derive(Debug)]
+pub struct ProcessRequest<'a> {
+    pub process: &'a Process,
+    pub stdio: Stdio,
+    pub attach: Option<&'a Attach>,
+    /// Descriptors 3 and up that are passed on.
+    pub inherited: i32,
+    /// More variables (LISTEN_FDS).
+    pub env: Vec<String>,
+}
+
+/// As `exec`, for a process that is described whole.
+pub fn exec_process(facts: &Facts, container: &Container, request: ProcessRequest<'_>) -> Result<Exec, LaunchError> {
+    let ProcessRequest { process, stdio, attach, inherited, env } = request;
+    let args = process.args().clone().unwrap_or_default();
+    if args.is_empty() {
+        return Err(LaunchError::Unsupported("args must not be empty".into()));
+    }
+    let first = &container.settings;
+    // Where it is born and lives is the container's business.
+    let described = settings(process, UserRequest::Ids, first.seccomp.clone(), Born::Inside, PidMode::Own)?;
+    let settings = Settings {
+        env: deduplicate(described.env.iter().cloned().chain(env))?,
+        born_outside: first.born_outside,
+        pid_namespace: first.pid_namespace,
+        ..described
+    };
+    start(facts, container, settings, args, stdio, attach, inherited)
+}
+
+fn start(
+    facts: &Facts,
+    container: &Container,
+    settings: Settings,
+    args: Vec<String>,
+    stdio: Stdio,
+    attach: Option<&Attach>,
+    inherited: i32,
+) -> Result<Exec, LaunchError> {
     let mut plan = Plan::new();
+    plan.keep_inherited(inherited);
     let born_in = begin(&mut plan, attach, settings.oom_score_adj)?;
     let stdio = plan_stdio(&mut plan, stdio);
     plan.push(Step::NewSession);

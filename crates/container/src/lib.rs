@@ -18,10 +18,12 @@
 #![forbid(unsafe_code)]
 
 mod birth;
+pub mod bundle;
 pub mod caps;
 pub mod cgroup;
 pub mod devices;
 mod exec;
+pub mod hooks;
 mod mounts;
 mod options;
 mod process;
@@ -30,9 +32,10 @@ pub mod resources;
 pub mod sandbox;
 pub mod seccomp;
 mod state;
+pub mod support;
 
 pub use birth::{Created, create, create_with, may_ptrace};
-pub use exec::{Exec, exec};
+pub use exec::{Exec, ProcessRequest, exec, exec_process};
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;

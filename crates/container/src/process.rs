@@ -4,6 +4,7 @@
 use crate::request::Stdio;
 use crate::state::{Rlimit, Settings};
 use killick_sys::cgroup::Attach;
+use killick_sys::hook::Hooks;
 use killick_sys::launch::{Fd, LaunchError, Plan, Step};
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 use std::sync::Arc;
@@ -57,9 +58,13 @@ pub(crate) fn plan_stdio(plan: &mut Plan, stdio: Stdio) -> PlannedStdio {
 }
 
 /// What a first process waits for, and an exec does not.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gate {
     Wait,
+    /// Another process opens it; startContainer hooks run before the program.
+    Socket {
+        listener: Fd,
+        hooks: Option<Hooks>,
+    },
     None,
 }
 
@@ -72,7 +77,7 @@ pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio,
     plan.extend([
         Step::FindUser(settings.user.who()),
         Step::ChownStdio,
-        Step::Chdir { path: settings.cwd.clone(), create: gate == Gate::Wait },
+        Step::Chdir { path: settings.cwd.clone(), create: !matches!(gate, Gate::None) },
         Step::Umask(settings.umask),
     ]);
     // After the last file is opened (NOFILE), while hard limits may still be raised.
@@ -93,8 +98,13 @@ pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio,
     if settings.born_outside {
         plan.push(Step::BirthInside);
     }
-    if gate == Gate::Wait {
-        plan.push(Step::Gate);
+    match gate {
+        Gate::Wait => plan.push(Step::Gate),
+        Gate::Socket { listener, hooks } => {
+            plan.push(Step::GateSocket(listener));
+            plan.extend(hooks.map(Step::Hooks));
+        }
+        Gate::None => {}
     }
     plan.push(Step::Announce);
     plan.extend(late.map(Step::Seccomp));

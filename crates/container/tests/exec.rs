@@ -189,3 +189,35 @@ fn a_thousand_births_and_execs_leave_nothing() {
         end_sandbox(sandbox);
     });
 }
+
+#[test]
+fn a_changed_passwd_changes_nobody() {
+    both_ways(|host| {
+        let sandbox = host.sandbox();
+        let spec = spec(json!({}));
+        let query = UserQuery { user: "web".into(), image_groups: true, ..UserQuery::default() };
+        let request = killick_container::CreateRequest {
+            id: "named".into(),
+            spec: &spec,
+            rootfs: host.rootfs(),
+            join: killick_container::Join::sandbox(&sandbox, PidMode::Sandbox, Ptrace::Impossible),
+            cgroup: None,
+            seccomp: None,
+            stdio: Stdio::null().unwrap(),
+            user: killick_container::UserRequest::Lookup(query),
+            sources: Vec::new(),
+        };
+        let mut created = killick_container::create(&host.facts, request).unwrap();
+        assert_eq!(created.wait(soon()), Progress::AtGate);
+        assert_eq!(created.user().unwrap().groups, [33]);
+        let container = start(created);
+        let passwd = format!("/proc/{}/root/etc/passwd", container.pid());
+        std::fs::write(passwd, "web:x:0:0::/:/bin/sh\n").unwrap();
+        let (output, _) = host
+            .exec(&container, |stdio| ExecRequest::new(args(&["sh", "-c", "id -u; id -g; id -G"]), stdio, None))
+            .unwrap();
+        assert_eq!(output, "101\n102\n102 33\n");
+        end(container.process());
+        end_sandbox(sandbox);
+    });
+}

@@ -177,3 +177,119 @@ fn keep_first(values: &mut Vec<String>) {
     let mut seen = std::collections::BTreeSet::new();
     values.retain(|value| seen.insert(value.clone()));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A pod named `web` with these fields in its spec.
+    fn pod(spec: serde_json::Value) -> Pod {
+        let mut whole = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "web", "namespace": "ns"},
+            "spec": {
+                "containers": [], "restartPolicy": "Always", "terminationGracePeriodSeconds": 30,
+                "dnsPolicy": "ClusterFirst",
+            },
+        });
+        for (key, value) in spec.as_object().unwrap() {
+            whole["spec"][key] = value.clone();
+        }
+        serde_json::from_value(whole).unwrap()
+    }
+
+    fn ip() -> Vec<IpAddr> {
+        vec!["10.244.0.5".parse().unwrap()]
+    }
+
+    #[test]
+    fn hosts_is_kubelets_to_the_tab() {
+        let head = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n\
+                    ::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\n\
+                    fe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n";
+        assert_eq!(hosts(&pod(json!({})), &ip(), "unused"), format!("{head}10.244.0.5\tweb\n"));
+        assert_eq!(
+            hosts(&pod(json!({"hostname": "h", "subdomain": "sub"})), &ip(), ""),
+            format!("{head}10.244.0.5\th.sub.ns.svc.cluster.local\th\n")
+        );
+        let aliases = json!({"hostAliases": [{"ip": "10.1.2.3", "hostnames": ["foo.local", "bar.local"]}]});
+        assert_eq!(
+            hosts(&pod(aliases.clone()), &ip(), ""),
+            format!("{head}10.244.0.5\tweb\n\n# Entries added by HostAliases.\n10.1.2.3\tfoo.local\tbar.local\n")
+        );
+        let mut on_host = pod(aliases);
+        on_host.spec.host_network = true;
+        assert_eq!(
+            hosts(&on_host, &ip(), "127.0.0.1 localhost node\n"),
+            "# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost node\n\n\
+             # Entries added by HostAliases.\n10.1.2.3\tfoo.local\tbar.local\n"
+        );
+    }
+
+    #[test]
+    fn a_host_name_is_the_pods_name_cut_to_a_label() {
+        let named = |name: &str, spec| {
+            let mut pod = pod(spec);
+            pod.metadata.name = name.to_owned();
+            hostname(&pod, "node")
+        };
+        assert_eq!(named("web", json!({})), "web");
+        assert_eq!(named("web", json!({"hostname": "other"})), "other");
+        assert_eq!(named("web", json!({"hostNetwork": true})), "node");
+        assert_eq!(named(&format!("{}-.-x", "a".repeat(60)), json!({})), "a".repeat(60));
+    }
+
+    const NODE: &str = "# made by dhcp\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch old\n\
+                        search corp.local. lan\noptions edns0 ndots:2 ndots:3\n; end\n";
+
+    #[test]
+    fn without_a_cluster_the_nodes_resolv_conf_is_the_pods() {
+        for policy in ["ClusterFirst", "ClusterFirstWithHostNet", "Default"] {
+            let made = resolv_conf(&pod(json!({"dnsPolicy": policy})), NODE);
+            assert_eq!(
+                made.text,
+                "search corp.local lan\nnameserver 127.0.0.53\nnameserver 10.0.0.1\noptions edns0 ndots:3\n"
+            );
+            assert_eq!(made.cut, Vec::<String>::new());
+        }
+        assert_eq!(resolv_conf(&pod(json!({})), "").text, "");
+    }
+
+    #[test]
+    fn dns_config_adds_and_overrides() {
+        let config = json!({
+            "nameservers": ["1.1.1.1", "10.0.0.1"], "searches": ["lan", "more"],
+            "options": [{"name": "ndots", "value": "5"}, {"name": "rotate"}],
+        });
+        let merged = resolv_conf(&pod(json!({"dnsPolicy": "Default", "dnsConfig": config})), NODE);
+        assert_eq!(
+            merged.text,
+            "search corp.local lan more\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nnameserver 1.1.1.1\n\
+             options edns0 ndots:5 rotate\n"
+        );
+        let alone = resolv_conf(&pod(json!({"dnsPolicy": "None", "dnsConfig": config})), NODE);
+        assert_eq!(alone.text, "search lan more\nnameserver 1.1.1.1\nnameserver 10.0.0.1\noptions ndots:5 rotate\n");
+    }
+
+    #[test]
+    fn what_exceeds_the_limits_is_cut_and_told() {
+        let servers: Vec<String> = (1..=4).map(|n| format!("10.0.0.{n}")).collect();
+        let made = resolv_conf(&pod(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": servers}})), "");
+        assert_eq!(made.text, "nameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n");
+        assert_eq!(
+            made.cut,
+            ["Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: \
+              10.0.0.1 10.0.0.2 10.0.0.3"]
+        );
+        let searching = |searches: Vec<String>| {
+            let dns = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": searches}});
+            let made = resolv_conf(&pod(dns), "");
+            (made.text.lines().next().unwrap().split(' ').count() - 1, made.cut.len())
+        };
+        assert_eq!(searching((0..32).map(|n| format!("s{n}")).collect()), (32, 0));
+        assert_eq!(searching((0..33).map(|n| format!("s{n}")).collect()), (32, 1));
+        assert_eq!(searching((0..20).map(|n| format!("{n:0120}")).collect()), (16, 1), "2,048 characters");
+        assert_eq!(searching(vec!["x".repeat(254), "y".repeat(253)]), (1, 1));
+    }
+}

@@ -8,6 +8,7 @@ pub mod event;
 pub mod expand;
 pub mod machine;
 pub mod manifest;
+pub mod plan;
 pub mod probe;
 mod problems;
 pub mod quantity;

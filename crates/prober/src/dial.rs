@@ -5,6 +5,7 @@ use crate::names;
 use crate::url::join_host_port;
 use killick_sys::ns;
 use nix::errno::Errno;
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::net::{TcpSocket, TcpStream};
@@ -31,15 +32,26 @@ pub(crate) fn default_host(place: &Place<'_>) -> String {
     place.pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)).to_string()
 }
 
-/// Dials every address that the name has, in order, until one answers; the first error is told.
-pub(crate) async fn dial(place: &Place<'_>, host: &str, port: u16) -> Result<TcpStream, DialError> {
+/// Dials every address that the name has, in order, until one answers; the first error is told. `late` always holds
+/// what to say if the time is over.
+pub(crate) async fn dial(
+    place: &Place<'_>,
+    host: &str,
+    port: u16,
+    late: &Cell<String>,
+) -> Result<TcpStream, DialError> {
     let addresses = match host.parse::<IpAddr>() {
         Ok(ip) => vec![ip],
-        Err(_) => names::lookup(place, host).await.map_err(|error| DialError::Refused(format!("dial tcp: {error}")))?,
+        Err(_) => {
+            late.set(format!("dial tcp: lookup {host}: i/o timeout"));
+            names::lookup(place, host).await.map_err(|error| DialError::Refused(format!("dial tcp: {error}")))?
+        }
     };
     let mut first = None;
     for ip in addresses {
-        match dial_address(place, SocketAddr::new(ip, port)).await {
+        let shown = join_host_port(&ip.to_string(), port);
+        late.set(format!("dial tcp {shown}: i/o timeout"));
+        match dial_address(place, SocketAddr::new(ip, port), &shown).await {
             Ok(stream) => return Ok(stream),
             Err(error) => drop(first.get_or_insert(error)),
         }
@@ -47,8 +59,7 @@ pub(crate) async fn dial(place: &Place<'_>, host: &str, port: u16) -> Result<Tcp
     Err(first.unwrap_or_else(|| DialError::Refused(format!("dial tcp: lookup {host}: no such host"))))
 }
 
-async fn dial_address(place: &Place<'_>, address: SocketAddr) -> Result<TcpStream, DialError> {
-    let shown = join_host_port(&address.ip().to_string(), address.port());
+async fn dial_address(place: &Place<'_>, address: SocketAddr, shown: &str) -> Result<TcpStream, DialError> {
     let make = || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = inside(place, make).map_err(|error| DialError::Ours(format!("dial tcp {shown}: {error}")))?;
     socket
@@ -57,10 +68,15 @@ async fn dial_address(place: &Place<'_>, address: SocketAddr) -> Result<TcpStrea
         .map_err(|error| DialError::Refused(format!("dial tcp {shown}: connect: {}", reason(&error))))
 }
 
-/// `read tcp 10.88.0.1:4000->10.88.0.2:80: read: connection reset by peer`
-pub(crate) fn stream_error(verb: &str, stream: &TcpStream, error: &io::Error) -> String {
+/// `10.88.0.1:4000->10.88.0.2:80`, for errors: asked while connected, because after a reset nobody knows the peer.
+pub(crate) fn ends(stream: &TcpStream) -> String {
     let show = |address: io::Result<SocketAddr>| address.map_or_else(|_| "?".to_owned(), |address| address.to_string());
-    format!("{verb} tcp {}->{}: {verb}: {}", show(stream.local_addr()), show(stream.peer_addr()), reason(error))
+    format!("{}->{}", show(stream.local_addr()), show(stream.peer_addr()))
+}
+
+/// `read tcp 10.88.0.1:4000->10.88.0.2:80: read: connection reset by peer`
+pub(crate) fn stream_error(verb: &str, ends: &str, error: &io::Error) -> String {
+    format!("{verb} tcp {ends}: {verb}: {}", reason(error))
 }
 
 /// What Go calls an errno.

@@ -72,6 +72,7 @@ pub struct InContainer<'a> {
 impl Launcher for InContainer<'_> {
     fn launch(&self, command: Command) -> Result<Box<dyn Process + '_>, String> {
         self.execs.collect();
+        killick_sys::spawn::set_undumpable().map_err(|error| error.to_string())?;
         let null = Stdio::null().map_err(|error| format!("open(/dev/null): {error}"))?;
         let stdio = match null {
             Stdio::Streams { stdin, .. } => Stdio::Streams { stdin, stdout: command.stdout, stderr: command.stderr },

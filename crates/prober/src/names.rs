@@ -6,6 +6,8 @@ use crate::dial::{inside, reason};
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// resolv.conf(5): three servers are looked at.
 const SERVERS_MAX: usize = 3;
@@ -148,12 +150,15 @@ async fn ask(
     socket.set_nonblocking(true).map_err(text)?;
     // A datagram socket connects at once, and then hears this server only.
     socket.connect(server).map_err(text)?;
-    let socket = tokio::net::UdpSocket::from_std(socket).map_err(text)?;
-    socket.send(question).await.map_err(text)?;
+    socket.send(question).map_err(text)?;
+    // A refused port is an error without data: tokio's own socket would sleep through it.
+    let interest = Interest::READABLE | Interest::ERROR;
+    let socket = AsyncFd::with_interest(socket, interest).map_err(text)?;
     let mut bytes = vec![0; ANSWER_BYTES_MAX];
     let give_up = tokio::time::Instant::now() + SERVER_WAIT;
     loop {
-        let length = match tokio::time::timeout_at(give_up, socket.recv(&mut bytes)).await {
+        let receiving = socket.async_io(interest, |socket| socket.recv(&mut bytes));
+        let length = match tokio::time::timeout_at(give_up, receiving).await {
             Err(_) => return Err("i/o timeout".to_owned()),
             Ok(received) => received.map_err(text)?,
         };

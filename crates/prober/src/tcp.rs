@@ -1,10 +1,10 @@
 //! A TCP connection that is made and closed again.
 
 use crate::dial::{DialError, default_host, dial};
-use crate::url::join_host_port;
 use crate::{Place, port};
 use killick_pod::event::Outcome;
 use killick_pod::spec::TcpSocketAction;
+use std::cell::Cell;
 use std::time::Duration;
 
 pub(crate) async fn probe(action: &TcpSocketAction, place: &Place<'_>, timeout: Duration) -> Outcome {
@@ -16,11 +16,12 @@ pub(crate) async fn probe(action: &TcpSocketAction, place: &Place<'_>, timeout: 
         Some(host) => host.to_owned(),
         None => default_host(place),
     };
-    match tokio::time::timeout(timeout, dial(place, &host, port)).await {
+    let late = Cell::default();
+    match tokio::time::timeout(timeout, dial(place, &host, port, &late)).await {
         // Closed at once. Not with SO_LINGER as kubelet does: such a close waits, and this thread must not.
         Ok(Ok(_)) => Outcome::Success,
         Ok(Err(DialError::Refused(text))) => Outcome::Failure(text),
         Ok(Err(DialError::Ours(text))) => Outcome::Unknown(text),
-        Err(_) => Outcome::Failure(format!("dial tcp {}: i/o timeout", join_host_port(&host, port))),
+        Err(_) => Outcome::Failure(late.take()),
     }
 }

@@ -26,7 +26,7 @@ pub fn soon() -> Instant {
 /// mounts.
 pub fn isolated(test: impl FnOnce()) {
     assert!(nix::unistd::geteuid().is_root(), "kernel tests need root");
-    let worker = killick_sys::spawn::worker(Duration::from_secs(120), || {
+    let worker = killick_sys::spawn::worker(Duration::from_secs(150), || {
         // What a test forgets falls to it, so that it can be seen.
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");

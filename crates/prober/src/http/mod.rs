@@ -96,53 +96,52 @@ enum GetError {
 }
 
 /// How far a request came: it decides how a timeout is told.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
-    Dial(String),
-    Tls,
+    Dial,
     #[default]
     Headers,
     Body,
 }
 
 async fn get(place: &Place<'_>, url: Url, headers: Headers, timeout: Option<Duration>) -> Result<Got, GetError> {
-    let phase = Cell::new(Phase::Headers);
-    let current = Cell::new(url.to_string());
-    let answered = Cell::new(0);
+    let progress = Progress::default();
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let following = follow(place, url, headers, Progress { phase: &phase, url: &current, status: &answered });
+    let following = follow(place, url, headers, &progress);
     let done = match deadline {
         Some(deadline) => timeout_at(deadline, following).await,
         None => Ok(following.await),
     };
     match done {
         Ok(done) => done,
-        Err(_) => match phase.take() {
+        Err(_) => match progress.phase.get() {
             Phase::Body => {
                 let late = "context deadline exceeded (Client.Timeout or context cancellation while reading body)";
-                Ok(Got { status: answered.get(), body: Err(late.to_owned()) })
+                Ok(Got { status: progress.status.get(), body: Err(late.to_owned()) })
             }
             phase => {
                 let cause = match phase {
-                    Phase::Dial(address) => format!("dial tcp {address}: i/o timeout"),
-                    _ => "context deadline exceeded".to_owned(),
+                    Phase::Dial => progress.late.take(),
+                    Phase::Headers | Phase::Body => "context deadline exceeded".to_owned(),
                 };
                 let cause = format!("{cause} (Client.Timeout exceeded while awaiting headers)");
-                Err(GetError::Failed(get_error(&current.take(), &cause)))
+                Err(GetError::Failed(get_error(&progress.url.take(), &cause)))
             }
         },
     }
 }
 
 /// Where the request is, for whoever ends it.
-#[derive(Clone, Copy)]
-struct Progress<'a> {
-    phase: &'a Cell<Phase>,
-    url: &'a Cell<String>,
-    status: &'a Cell<u16>,
+#[derive(Default)]
+struct Progress {
+    phase: Cell<Phase>,
+    url: Cell<String>,
+    status: Cell<u16>,
+    /// What a dial that takes too long says.
+    late: Cell<String>,
 }
 
-async fn follow(place: &Place<'_>, first: Url, mut headers: Headers, progress: Progress<'_>) -> Result<Got, GetError> {
+async fn follow(place: &Place<'_>, first: Url, mut headers: Headers, progress: &Progress) -> Result<Got, GetError> {
     let mut host = headers.get("Host").to_owned();
     let explicit_referer = !headers.get("Referer").is_empty();
     let mut url = first.clone();
@@ -205,7 +204,7 @@ async fn follow(place: &Place<'_>, first: Url, mut headers: Headers, progress: P
     unreachable!("the redirects are counted")
 }
 
-async fn open(place: &Place<'_>, url: &Url, progress: Progress<'_>) -> Result<Stream, GetError> {
+async fn open(place: &Place<'_>, url: &Url, progress: &Progress) -> Result<Stream, GetError> {
     let failed = |text: &str| GetError::Failed(get_error(&url.to_string(), text));
     if url.host.is_empty() {
         return Err(failed("http: no Host in request URL"));
@@ -215,15 +214,15 @@ async fn open(place: &Place<'_>, url: &Url, progress: Progress<'_>) -> Result<St
     }
     let host = url.host_name();
     let port = url.port().ok_or_else(|| failed("dial tcp: address: invalid port"))?;
-    progress.phase.set(Phase::Dial(crate::url::join_host_port(host, port)));
-    let tcp = dial(place, host, port).await.map_err(|error| match error {
+    progress.phase.set(Phase::Dial);
+    let tcp = dial(place, host, port, &progress.late).await.map_err(|error| match error {
         DialError::Refused(text) => failed(&text),
         DialError::Ours(text) => GetError::Ours(get_error(&url.to_string(), &text)),
     })?;
     if url.scheme == "http" {
-        return Ok(Stream::Plain(tcp));
+        return Ok(Stream::plain(tcp));
     }
-    progress.phase.set(Phase::Tls);
+    progress.phase.set(Phase::Headers);
     match tokio::time::timeout(TLS_HANDSHAKE_MAX, stream::tls(tcp, host)).await {
         Ok(shaken) => shaken.map_err(|HttpError(text)| failed(&text)),
         Err(_) => Err(failed("net/http: TLS handshake timeout")),

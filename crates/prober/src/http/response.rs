@@ -164,7 +164,11 @@ impl<'a> Reader<'a> {
                 return Err(self.too_long());
             }
             if !self.more().await? {
-                return Err(HttpError("unexpected EOF".to_owned()));
+                // Go takes what came before the end for a line.
+                return match self.buffer.is_empty() {
+                    true => Err(HttpError("unexpected EOF".to_owned())),
+                    false => Ok(std::mem::take(&mut self.buffer)),
+                };
             }
         }
     }

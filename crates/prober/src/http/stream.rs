@@ -1,7 +1,7 @@
 //! A connection, plain or TLS. Nobody's certificate is checked: the probe asks whether the server answers, as kubelet's.
 
 use super::response::HttpError;
-use crate::dial::{reason, stream_error};
+use crate::dial::{ends, reason, stream_error};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, IpAddr as ServerIp, ServerName, UnixTime};
@@ -17,16 +17,26 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    ends: String,
+    io: Io,
+}
+
+#[derive(Debug)]
+enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<Watched>>),
 }
 
 impl Stream {
+    pub(crate) fn plain(stream: TcpStream) -> Stream {
+        Stream { ends: ends(&stream), io: Io::Plain(stream) }
+    }
+
     pub(crate) async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(stream) => stream.read(bytes).await,
-            Stream::Tls(stream) => match stream.read(bytes).await {
+        match &mut self.io {
+            Io::Plain(stream) => stream.read(bytes).await,
+            Io::Tls(stream) => match stream.read(bytes).await {
                 // Closed without a goodbye: common, and good enough for Go.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
                 other => other,
@@ -35,9 +45,9 @@ impl Stream {
     }
 
     pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Stream::Plain(stream) => stream.write_all(bytes).await,
-            Stream::Tls(stream) => {
+        match &mut self.io {
+            Io::Plain(stream) => stream.write_all(bytes).await,
+            Io::Tls(stream) => {
                 stream.write_all(bytes).await?;
                 stream.flush().await
             }
@@ -46,13 +56,9 @@ impl Stream {
 
     /// Go's text of an error on this connection.
     pub(crate) fn text(&self, verb: &str, error: &io::Error) -> HttpError {
-        let tcp = match self {
-            Stream::Plain(stream) => stream,
-            Stream::Tls(stream) => &stream.get_ref().0.stream,
-        };
         HttpError(match tls_error(error) {
             Some(tls) => tls_text(tls),
-            None => stream_error(verb, tcp, error),
+            None => stream_error(verb, &self.ends, error),
         })
     }
 }
@@ -67,12 +73,13 @@ pub(crate) async fn tls(stream: TcpStream, host: &str) -> Result<Stream, HttpErr
         },
     };
     let config = config(named).map_err(|error| HttpError(tls_text(&error)))?;
+    let ends = ends(&stream);
     let mut connecting = TlsConnector::from(Arc::new(config))
         .connect(name, Watched { stream, first: [0; FIRST_BYTES], seen: 0 })
         .into_fallible();
     match (&mut connecting).await {
-        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-        Err((error, watched)) => Err(HttpError(watched.handshake_text(&error))),
+        Ok(stream) => Ok(Stream { ends, io: Io::Tls(Box::new(stream)) }),
+        Err((error, watched)) => Err(HttpError(watched.handshake_text(&error, &ends))),
     }
 }
 
@@ -138,7 +145,7 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    fn handshake_text(&self, error: &io::Error) -> String {
+    fn handshake_text(&self, error: &io::Error, ends: &str) -> String {
         if self.seen == FIRST_BYTES && &self.first == b"HTTP/" {
             return "http: server gave HTTP response to HTTPS client".to_owned();
         }
@@ -150,7 +157,7 @@ impl Watched {
         match tls_error(error) {
             Some(tls) => tls_text(tls),
             None if error.kind() == io::ErrorKind::UnexpectedEof => "EOF".to_owned(),
-            None if error.raw_os_error().is_some() => stream_error("read", &self.stream, error),
+            None if error.raw_os_error().is_some() => stream_error("read", ends, error),
             None => format!("tls: {}", reason(error)),
         }
     }

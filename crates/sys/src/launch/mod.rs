@@ -17,4 +17,4 @@ pub use gate::{gate_connect, gate_listen, stream_connect};
 pub use plan::{
     Device, DeviceKind, Fd, Ids, Mount, MountPoint, MountSource, Overlay, Plan, Propagation, Step, Tree, UserQuery, Who,
 };
-pub use spawn::{Launch, PidNamespace, Progress, launch};
+pub use spawn::{GO, Launch, PidNamespace, Progress, launch};

@@ -1,7 +1,7 @@
 //! The parent's side of a birth: one socket to the child says what became of it, so that a loop can watch it.
 
 use super::error::LaunchError;
-use super::plan::{Fd, Plan, Step, above_stdio};
+use super::plan::{Fd, Ids, Plan, Step, above_stdio};
 use super::run;
 use crate::error::{Error, Result};
 use crate::fd;
@@ -35,13 +35,16 @@ pub(crate) enum Report {
         pid: i32,
     },
     Gate,
+    /// Who the process will be.
+    User(Ids),
     /// The next thing is execve.
     Executing,
     Failed(LaunchError),
 }
 
 pub(crate) const REPORT_BYTES_MAX: usize = 64 << 10;
-pub(crate) const GO: &[u8] = b"go";
+/// The word that opens a gate.
+pub const GO: &[u8] = b"go";
 /// Warnings of one birth; more are dropped.
 const WARNINGS_MAX: usize = 32;
 
@@ -68,6 +71,7 @@ pub struct Launch {
     gate_open: bool,
     warnings: Vec<String>,
     terminal: Option<OwnedFd>,
+    user: Option<Ids>,
     inside: Inside,
     executing: bool,
 }
@@ -113,6 +117,7 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
                 gate_open: false,
                 warnings: Vec::new(),
                 terminal: None,
+                user: None,
                 inside: Inside::of(&plan),
                 executing: false,
             })
@@ -146,6 +151,7 @@ impl Launch {
             gate_open: false,
             warnings: Vec::new(),
             terminal: None,
+            user: None,
             inside: Inside::Here,
             executing: false,
         })
@@ -164,6 +170,11 @@ impl Launch {
     /// What could not be done and was not fatal.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Who the process is, once its user is found.
+    pub fn user(&self) -> Option<&Ids> {
+        self.user.as_ref()
     }
 
     /// The pty's master, once.
@@ -197,6 +208,7 @@ impl Launch {
         match serde_json::from_slice(&message.bytes) {
             Ok(Report::Warning(text)) if self.warnings.len() < WARNINGS_MAX => self.warnings.push(text),
             Ok(Report::Warning(_)) => {}
+            Ok(Report::User(ids)) => self.user = Some(ids),
             Ok(Report::Terminal) => self.terminal = fds.next(),
             Ok(Report::Inside { pid }) => {
                 self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));

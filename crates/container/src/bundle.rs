@@ -1,0 +1,381 @@
+//! An OCI bundle as it is: a container with namespaces of its own or joined by path, without a sandbox, made by one
+//! command and started by another. The same steps as `birth`'s, in the order of oci.md §3.
+
+use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
+use crate::cgroup::Cgroup;
+use crate::hooks::{self, Kind};
+use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
+use crate::process::{Gate, PlannedStdio, begin, finish, plan_stdio};
+use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
+use crate::state::{Container, Record, Settings};
+use killick_sys::error::{Context, Error};
+use killick_sys::facts::Facts;
+use killick_sys::fd;
+use killick_sys::launch::{Fd, Launch, LaunchError, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch};
+use killick_sys::ns::NamespaceKind;
+use killick_sys::pidfd::PidFd;
+use killick_sys::seccomp::Filter;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What a bundle becomes a container with. `spec` has passed `support::check`.
+#[derive(Debug)]
+pub struct BundleRequest<'a> {
+    pub id: String,
+    /// Absolute; relative sources of bind mounts are below it.
+    pub bundle: &'a Path,
+    pub spec: &'a Spec,
+    pub cgroup: &'a Cgroup,
+    pub seccomp: Option<Filter>,
+    pub stdio: Stdio,
+    /// Descriptors 3 and up that are passed on.
+    pub inherited: i32,
+    /// More variables (LISTEN_FDS).
+    pub env: Vec<String>,
+    /// From `killick_sys::launch::gate_listen`: where another process will start it.
+    pub gate: OwnedFd,
+    /// `hooks::state`.
+    pub state: &'a Map<String, Value>,
+}
+
+/// A container on its way to the gate. Dropping it before `at_gate` was Ok kills it.
+#[derive(Debug)]
+pub struct BundleBirth {
+    id: String,
+    launch: Launch,
+    settings: Settings,
+    rendezvous: Option<OwnedFd>,
+}
+
+/// A birth that has made no step for so long is given up.
+const CREATE_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Starts the birth.
+pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
+    let id = request.id.clone();
+    let Planned { plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
+    let pid_namespace = match &pid {
+        Pid::Host => PidNamespace::Inherit,
+        Pid::New => PidNamespace::New,
+        Pid::Joined(namespace) => PidNamespace::Inside(namespace.as_fd()),
+    };
+    let launch = launch(plan, pid_namespace, born_in)?;
+    // Those that follow the first process are seen by it.
+    settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
+    Ok(BundleBirth { id, launch, settings, rendezvous })
+}
+
+impl BundleBirth {
+    /// The first process, from its birth on.
+    pub fn process(&self) -> Option<&PidFd> {
+        self.launch.process()
+    }
+
+    /// What finds the container again, from its birth on.
+    pub fn record(&self) -> Option<Record> {
+        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
+    }
+
+    /// Blocks until the container waits at its gate. `hooks` runs the runtime's own hooks at their moment, with the
+    /// first process's pid; its failure ends the birth.
+    pub fn at_gate(&mut self, hooks: impl FnOnce(i32) -> Result<(), String>) -> Result<(), LaunchError> {
+        let mut hooks = Some(hooks);
+        let mut deadline = Instant::now() + CREATE_DEADLINE;
+        loop {
+            match self.launch.progress() {
+                Progress::AtGate | Progress::Running => return Ok(()),
+                Progress::Failed(error) => return Err(error),
+                Progress::Pending => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(LaunchError::Late);
+            }
+            if self.is_here(deadline)?
+                && let Some(hooks) = hooks.take()
+                && let Some(rendezvous) = self.rendezvous.take()
+            {
+                let pid = self.launch.process().map_or(0, PidFd::pid);
+                hooks(pid).map_err(LaunchError::Unsupported)?;
+                deadline = Instant::now() + CREATE_DEADLINE;
+                match fd::send_message(rendezvous.as_fd(), killick_sys::launch::GO, &[]) {
+                    // What it died of is on the channel.
+                    Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => {}
+                    sent => {
+                        sent?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the channel or the rendezvous; whether the child is at the rendezvous.
+    fn is_here(&self, deadline: Instant) -> Result<bool, LaunchError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let fds = [Some(self.launch.channel()), self.rendezvous.as_ref().map(AsFd::as_fd)];
+        let mut polled: Vec<PollFd<'_>> =
+            fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::new("poll(a birth)", errno).into()),
+        }
+        let events = |index: usize| polled.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        // A child that has died closes both: the channel says of what.
+        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN) && self.said_here())
+    }
+
+    fn said_here(&self) -> bool {
+        let Some(rendezvous) = &self.rendezvous else { return false };
+        fd::receive_message(rendezvous.as_fd(), 16).is_ok_and(|message| !message.is_end())
+    }
+
+    pub fn warnings(&self) -> &[String] {
+        self.launch.warnings()
+    }
+
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.launch.take_terminal()
+    }
+
+    /// The container, at its gate: it lives on when this process ends.
+    pub fn into_container(self) -> Result<Container, LaunchError> {
+        let BundleBirth { id, launch, settings, rendezvous: _ } = self;
+        let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
+        Ok(Container { id, process, settings })
+    }
+}
+
+enum Pid {
+    Host,
+    New,
+    Joined(OwnedFd),
+}
+
+struct Planned {
+    plan: Plan,
+    settings: Settings,
+    born_in: Option<Fd>,
+    pid: Pid,
+    rendezvous: Option<OwnedFd>,
+}
+
+/// Namespaces of the configuration: those to join, those to make.
+struct Namespaces {
+    joined: Vec<(NamespaceKind, OwnedFd)>,
+    new: Vec<NamespaceKind>,
+    pid: Pid,
+}
+
+fn namespaces(spec: &Spec) -> Result<Namespaces, LaunchError> {
+    let mut found = Namespaces { joined: Vec::new(), new: Vec::new(), pid: Pid::Host };
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    for namespace in listed.into_iter().flatten() {
+        let kind = kind(namespace.typ());
+        let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
+        let opened = path
+            .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
+            .transpose()?;
+        match (kind, opened) {
+            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd),
+            (NamespaceKind::Pid, None) => found.pid = Pid::New,
+            (kind, Some(fd)) => found.joined.push((kind, fd)),
+            (kind, None) => found.new.push(kind),
+        }
+    }
+    Ok(found)
+}
+
+fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
+    match kind {
+        LinuxNamespaceType::Mount => NamespaceKind::Mount,
+        LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
+        LinuxNamespaceType::Uts => NamespaceKind::Uts,
+        LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
+        LinuxNamespaceType::User => NamespaceKind::User,
+        LinuxNamespaceType::Pid => NamespaceKind::Pid,
+        LinuxNamespaceType::Network => NamespaceKind::Network,
+        LinuxNamespaceType::Time => NamespaceKind::Time,
+    }
+}
+
+fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
+    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, gate, state } = request;
+    let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
+    let process = spec.process().as_ref().ok_or_else(|| missing("process property must not be empty"))?;
+    let args = process.args().clone().unwrap_or_default();
+    if args.is_empty() {
+        return Err(missing("args must not be empty"));
+    }
+    let root = spec.root().as_ref().ok_or_else(|| missing("root must be specified"))?;
+    let (root_path, readonly) = (bundle.join(root.path()), root.readonly().unwrap_or(false));
+    let Namespaces { joined, mut new, pid } = namespaces(spec)?;
+    let pid_mode = if matches!(pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
+    let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
+    settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
+
+    let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
+    let mut plan = Plan::new();
+    plan.keep_inherited(inherited);
+    let attach = cgroup.attach().map_err(cgroup_error)?;
+    let born_in = begin(&mut plan, Some(&attach), settings.oom_score_adj)?;
+    let stdio = plan_stdio(&mut plan, stdio);
+    let gate = plan.fd("gate", gate);
+    if !facts.cgroup_namespace {
+        new.retain(|kind| *kind != NamespaceKind::Cgroup);
+    }
+    let mounted = absolute_sources(spec, bundle);
+    let mut planner = Planner {
+        plan: &mut plan,
+        api,
+        shared: Shared::default(),
+        cgroups: cgroup.dirs(),
+        cgroup_namespace: facts.cgroup_namespace && has_namespace(spec, LinuxNamespaceType::Cgroup),
+        sources: Vec::new(),
+        steps: MountSteps::default(),
+        next_tree: 0,
+    };
+    planner.mount_all(&mounted)?;
+    let steps = planner.steps;
+
+    plan.extend([Step::Umask(0), Step::NewSession]);
+    let linux = spec.linux().as_ref();
+    let propagation = root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
+    if api == Api::Detached {
+        plan.push(root_tree(&root_path, &propagation));
+        plan.extend(steps.outside);
+    }
+    if !joined.is_empty() {
+        let each = joined.into_iter().map(|(kind, fd)| (kind, plan.fd(format!("{} namespace", kind.proc_name()), fd)));
+        let each = each.collect();
+        plan.push(Step::Join { target: None, kinds: Vec::new(), each });
+    }
+    let own_network = new.contains(&NamespaceKind::Network);
+    plan.push(Step::Unshare(new));
+    if own_network {
+        plan.push(Step::LoopbackUp);
+    }
+    let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    plan.extend(non_empty(spec.hostname()).map(Step::Hostname));
+    plan.extend(non_empty(spec.domainname()).map(Step::Domainname));
+    let mut sysctls: Vec<_> = linux.and_then(|linux| linux.sysctl().clone()).unwrap_or_default().into_iter().collect();
+    sysctls.sort();
+    plan.extend(sysctls.into_iter().map(|(name, value)| Step::Sysctl { name, value }));
+    match api {
+        Api::Detached => {
+            // Nothing of ours reaches the host from here.
+            plan.push(Step::PropagateRoot(Propagation::Private));
+            plan.push(Step::AttachRoot(Tree(0)));
+        }
+        Api::Classic => {
+            plan.push(Step::PropagateRoot(Propagation::Slave));
+            plan.extend(root_classic(&Rootfs::Directory { path: root_path.clone(), readonly }));
+        }
+    }
+    plan.extend(steps.mounts);
+    plan.extend(device_steps(spec)?);
+    if let PlannedStdio::Terminal { rows, columns } = stdio {
+        plan.push(Step::Terminal { console: true, rows, columns });
+    }
+    if let Some(linux) = linux {
+        plan.extend(linux.readonly_paths().iter().flatten().map(|path| Step::ReadonlyPath(path.into())));
+        plan.extend(linux.masked_paths().iter().flatten().map(|path| Step::MaskPath(path.into())));
+    }
+    plan.extend(steps.finish);
+    let hooks = |kind, env: &[String], cwd| hooks::of(kind, spec, state, env, cwd);
+    let mut rendezvous = None;
+    if [Kind::Prestart, Kind::CreateRuntime].into_iter().any(|kind| hooks(kind, &[], None).is_some()) {
+        let (ours, theirs) = fd::seqpacket_pair()?;
+        let theirs = plan.fd("rendezvous", theirs);
+        plan.push(Step::Rendezvous(theirs));
+        rendezvous = Some(ours);
+    }
+    plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
+    plan.push(Step::PivotRoot);
+    if readonly {
+        plan.push(Step::ReadonlyRoot);
+    }
+    plan.extend(propagation.after.map(Step::PropagateFlags));
+    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
+        plan.push(Step::Personality(match personality.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => 8,
+        }));
+    }
+    let hooks = hooks(Kind::StartContainer, &settings.env, None);
+    finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
+    Ok(Planned { plan, settings, born_in, pid, rendezvous })
+}
+
+struct RootPropagation {
+    tree: Propagation,
+    after: Option<u64>,
+}
+
+fn root_propagation(wanted: Option<&str>) -> Result<RootPropagation, LaunchError> {
+    let (tree, after) = match wanted.unwrap_or_default() {
+        "" | "private" | "rprivate" => (Propagation::Private, None),
+        "slave" | "rslave" => (Propagation::Slave, None),
+        "shared" => (Propagation::Private, Some(libc::MS_SHARED)),
+        "rshared" => (Propagation::Private, Some(libc::MS_SHARED | libc::MS_REC)),
+        other => return Err(LaunchError::Unsupported(format!("rootfsPropagation={other} is not supported"))),
+    };
+    Ok(RootPropagation { tree, after })
+}
+
+fn root_tree(path: &Path, propagation: &RootPropagation) -> Step {
+    Step::CloneTree {
+        tree: Tree(0),
+        path: path.to_owned(),
+        fd: None,
+        recursive: true,
+        set: 0,
+        clear: 0,
+        propagation: propagation.tree,
+        recursive_set: 0,
+        recursive_clear: 0,
+    }
+}
+
+/// The configuration with its bind sources made absolute.
+fn absolute_sources(spec: &Spec, bundle: &Path) -> Spec {
+    let mut spec = spec.clone();
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let is_bind = mount.typ().as_deref() == Some("bind")
+            || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
+        let source = mount.source().clone().filter(|source| is_bind && source.is_relative());
+        if let Some(source) = source {
+            let absolute: PathBuf = bundle.join(source);
+            mount.set_source(Some(absolute));
+        }
+    }
+    spec
+}
+
+/// Lets a container go that another process made and left at the gate behind `socket`; Ok once it has become its
+/// program. A refused connection: it does not wait there any more.
+pub fn start(container: &Container, socket: &Path, deadline: Instant) -> Result<(), LaunchError> {
+    let channel = killick_sys::launch::gate_connect(socket)?;
+    let mut launch = Launch::at_gate(container.process().try_clone()?, channel)?;
+    launch.open_gate()?;
+    match launch.wait(deadline) {
+        Progress::Running => {
+            // Somebody else waits for its end.
+            drop(launch.into_process());
+            Ok(())
+        }
+        Progress::Failed(error) => Err(error),
+        Progress::Pending | Progress::AtGate => Err(LaunchError::Late),
+    }
+}
+
+/// The namespace of an opened descriptor is this process's own.
+pub fn is_own_namespace(fd: BorrowedFd<'_>, kind: NamespaceKind) -> Result<bool, Error> {
+    let own = killick_sys::ns::open_own(kind)?;
+    Ok(killick_sys::ns::identity(fd)? == killick_sys::ns::identity(own.as_fd())?)
+}

@@ -1,0 +1,261 @@
+//! create and run: a bundle becomes a container that waits at its gate, with everything undone when a part of it fails.
+
+use crate::args::{Command, Flag, HELP, Parsed};
+use crate::bundle::Bundle;
+use crate::foreground::Foreground;
+use crate::lifecycle;
+use crate::state::{New, State, check_id};
+use crate::stdio::{self, Passed};
+use crate::{Context, Done, Failure};
+use killick_container::bundle::{self as birth, BundleBirth, BundleRequest};
+use killick_container::cgroup::{Cgroup, Layout};
+use killick_container::hooks::{self, Kind};
+use killick_container::seccomp::Filter;
+use killick_container::{Container, Stdio};
+use killick_sys::facts::Facts;
+use killick_sys::launch::gate_listen;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const BUNDLE: Flag = Flag::value(&["bundle", "b"], "DIR", "the bundle (default: the working directory)");
+const CONFIG: Flag = Flag::value(&["config", "f"], "FILE", "a configuration elsewhere than in the bundle");
+const CONSOLE: Flag = Flag::value(&["console-socket"], "PATH", "a socket that receives the terminal's master");
+const PIDFD: Flag = Flag::value(&["pidfd-socket"], "PATH", "not supported yet");
+const PID_FILE: Flag = Flag::value(&["pid-file"], "FILE", "where the first process's pid is written");
+const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "not supported yet");
+const NO_KEYRING: Flag = Flag::switch(&["no-new-keyring"], "accepted: the caller's keyring is kept anyway");
+const PRESERVE: Flag = Flag::value(&["preserve-fds"], "N", "so many descriptors from 3 on are passed on");
+const DETACH: Flag = Flag::switch(&["detach", "d"], "do not wait for its end");
+const KEEP: Flag = Flag::switch(&["keep"], "do not delete it at its end");
+const NO_SUBREAPER: Flag = Flag::switch(&["no-subreaper"], "accepted: we never become a subreaper");
+
+const CREATE: &[Flag] = &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, HELP];
+const RUN: &[Flag] =
+    &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, DETACH, KEEP, NO_SUBREAPER, HELP];
+
+pub fn commands() -> [Command; 2] {
+    let both =
+        |name, about, flags, run| Command { name, usage: "<id>", positional: (1, 1), about, flags, stops: false, run };
+    [
+        both("create", "make a container that waits for start", CREATE, create),
+        both("run", "create and start a container", RUN, run),
+    ]
+}
+
+fn create(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
+    let made = make(context, parsed, &words[0], true).map_err(|why| context.failed("create", why))?;
+    drop(made);
+    Ok(0)
+}
+
+impl Context {
+    /// In runc's grammar.
+    pub fn failed(&self, command: &str, why: String) -> Failure {
+        format!("{} {command} failed: {why}", self.program).into()
+    }
+}
+
+fn run(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
+    let id = &words[0];
+    let detach = parsed.has("detach");
+    let foreground = if detach { None } else { Some(Foreground::prepare()?) };
+    let made = make(context, parsed, id, detach).map_err(|why| context.failed("run", why))?;
+    let Made { state, container, terminal } = made;
+    if let Err(why) = lifecycle::start_container(context, &state) {
+        let _ = lifecycle::destroy(context, &state);
+        let _ = container.process().wait();
+        return Err(context.failed("run", why));
+    }
+    let Some(foreground) = foreground else { return Ok(0) };
+    let exit = foreground.attend(container.process(), terminal)?;
+    if !parsed.has("keep") {
+        lifecycle::destroy(context, &state)?;
+    }
+    Ok(u8::try_from(exit.code()).unwrap_or(255))
+}
+
+/// A container at its gate.
+#[derive(Debug)]
+struct Made {
+    state: State,
+    container: Container,
+    /// When nobody else gets it.
+    terminal: Option<OwnedFd>,
+}
+
+/// What goes when a part of the making fails. The first process goes with its birth.
+struct Undo<'a> {
+    context: &'a Context,
+    dir: Option<PathBuf>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + lifecycle::REMOVE_DEADLINE;
+        if let Some(cgroup) = self.cgroup.take()
+            && let Err(error) = cgroup.kill_all(deadline).and_then(|()| cgroup.remove(deadline))
+        {
+            self.context.log.warn(&error.to_string());
+        }
+        if let Some(dir) = self.dir.take()
+            && let Err(error) = fs::remove_dir_all(&dir)
+        {
+            self.context.log.warn(&format!("remove {}: {error}", dir.display()));
+        }
+    }
+}
+
+fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Made, String> {
+    check_id(id)?;
+    for flag in ["no-pivot", "pidfd-socket"] {
+        if parsed.has(flag) {
+            return Err(format!("--{flag} is not supported yet"));
+        }
+    }
+    let Bundle { path: bundle, rootfs, config, spec, warnings } =
+        Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
+    warnings.iter().for_each(|warning| context.log.warn(warning));
+    let process = spec.process().as_ref().ok_or("process property must not be empty")?;
+    let terminal = process.terminal().unwrap_or(false);
+    let console = parsed.one("console-socket");
+    stdio::check_terminal(terminal, console, detach)?;
+    let passed = stdio::passed(parsed.number("preserve-fds")?)?;
+    let seccomp = seccomp(&spec)?;
+
+    let dir = context.root.make(id)?;
+    let mut undo = Undo { context, dir: Some(dir.clone()), cgroup: None };
+    let cgroup = make_cgroup(&spec, id)?;
+    undo.cgroup = Some(cgroup.clone());
+    let gate = gate_listen(&dir.join("start.sock")).map_err(|error| error.to_string())?;
+    let hook_state = hooks::state(crate::features::SPEC_VERSION, id, &bundle, &spec);
+    let stdio = if terminal { terminal_of(&spec) } else { stdio::inherit()? };
+    let Passed { count, env } = passed;
+    let request = BundleRequest {
+        id: id.to_owned(),
+        bundle: &bundle,
+        spec: &spec,
+        cgroup: &cgroup,
+        seccomp,
+        stdio,
+        inherited: count,
+        env,
+        gate,
+        state: &hook_state,
+    };
+    let start = |why: String| format!("unable to start container process: {why}");
+    let mut born = birth::create(&Facts::detect(), request).map_err(|error| start(error.to_string()))?;
+    let record = born.record().ok_or_else(|| start("it has no process".into()))?;
+    let private_pid = has_own_pid_namespace(&spec);
+    let new = New { dir, bundle: bundle.clone(), rootfs, record, cgroup, private_pid, config };
+    let mut state = State::new(id, new);
+    state.write()?;
+    let at_gate = born.at_gate(|pid| runtime_hooks(&spec, &hook_state, &bundle, pid));
+    born.warnings().iter().for_each(|warning| context.log.warn(warning));
+    if let Err(error) = at_gate {
+        drop(born);
+        drop(undo);
+        lifecycle::poststop(context, &state);
+        return Err(start(error.to_string()));
+    }
+    let (container, terminal) = finish(born, console, parsed.one("pid-file"))?;
+    state.creating = false;
+    if let Err(why) = state.write() {
+        let _ = container.process().send_raw_signal(libc::SIGKILL);
+        return Err(why);
+    }
+    undo.dir = None;
+    undo.cgroup = None;
+    Ok(Made { state, container, terminal })
+}
+
+/// Everything that a caller waits for, then the container is let go.
+fn finish(
+    mut born: BundleBirth,
+    console: Option<&str>,
+    pid_file: Option<&str>,
+) -> Result<(Container, Option<OwnedFd>), String> {
+    let mut terminal = born.take_terminal();
+    if let (Some(socket), Some(master)) = (console, terminal.take_if(|_| console.is_some())) {
+        stdio::send_console(socket, master)?;
+    }
+    if let (Some(path), Some(process)) = (pid_file, born.process()) {
+        stdio::write_pid_file(path, process.pid())?;
+    }
+    let container = born.into_container().map_err(|error| error.to_string())?;
+    Ok((container, terminal))
+}
+
+fn runtime_hooks(
+    spec: &Spec,
+    state: &serde_json::Map<String, serde_json::Value>,
+    bundle: &Path,
+    pid: i32,
+) -> Result<(), String> {
+    for kind in [Kind::Prestart, Kind::CreateRuntime] {
+        if let Some(hooks) = hooks::of(kind, spec, state, &environment(), Some(bundle.to_owned())) {
+            hooks.run(Some(pid))?;
+        }
+    }
+    Ok(())
+}
+
+/// Our own, for hooks that name none.
+pub fn environment() -> Vec<String> {
+    std::env::vars_os().map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy())).collect()
+}
+
+fn terminal_of(spec: &Spec) -> Stdio {
+    let size = spec.process().as_ref().and_then(|process| process.console_size());
+    let small = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+    match size {
+        Some(size) => Stdio::Terminal { rows: small(size.height()), columns: small(size.width()) },
+        None => Stdio::Terminal { rows: 0, columns: 0 },
+    }
+}
+
+fn seccomp(spec: &Spec) -> Result<Option<Filter>, String> {
+    match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        None => Ok(None),
+        Some(_) => Err("linux.seccomp: not supported yet".into()),
+    }
+}
+
+fn has_own_pid_namespace(spec: &Spec) -> bool {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    listed.into_iter().flatten().any(|namespace| {
+        let joined = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        namespace.typ() == LinuxNamespaceType::Pid && !joined
+    })
+}
+
+/// `cgroupsPath` from the root of the hierarchies, absolute or not; without one, the id.
+fn make_cgroup(spec: &Spec, id: &str) -> Result<Cgroup, String> {
+    let layout = Layout::detect().map_err(|error| error.to_string())?;
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
+    let path = path.unwrap_or_else(|| PathBuf::from(id));
+    let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    Cgroup::create(&layout, cleaned(&path), &resources).map_err(|error| error.to_string())
+}
+
+/// Without `..`: nothing leads out of the hierarchies.
+fn cleaned(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::Normal(name) => clean.push(name),
+            std::path::Component::ParentDir => {
+                clean.pop();
+            }
+            std::path::Component::RootDir | std::path::Component::CurDir | std::path::Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+/// How long a start may take: startContainer hooks are part of it.
+pub const START_DEADLINE: Duration = Duration::from_secs(600);

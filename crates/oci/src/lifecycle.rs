@@ -1,0 +1,177 @@
+//! start, delete, pause, resume: a container goes from one state to the next, or says why it may not.
+
+use crate::args::{Command, Flag, HELP, Parsed};
+use crate::create::{START_DEADLINE, environment};
+use crate::state::{State, Status};
+use crate::{Context, Done, Failure};
+use killick_container::hooks::{self, Kind};
+use nix::errno::Errno;
+use oci_spec::runtime::Spec;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// How long a killed container may take to be gone.
+pub const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
+
+const FORCE: Flag = Flag::switch(&["force", "f"], "kill it first; an unknown container is no error");
+
+pub fn commands() -> Vec<Command> {
+    let one =
+        |name, about, flags, run| Command { name, usage: "<id>", positional: (1, 1), about, flags, stops: false, run };
+    vec![
+        one("start", "let a created container run its program", &[HELP], start),
+        one("delete", "remove what create made", &[FORCE, HELP], delete),
+        one("pause", "stop all processes of a container", &[HELP], pause),
+        one("resume", "let a paused container go on", &[HELP], resume),
+        Command {
+            name: "checkpoint",
+            usage: "<id>",
+            positional: (0, usize::MAX),
+            about: "not supported",
+            flags: &[HELP],
+            stops: true,
+            run: |_, _, _| Err("checkpoint is not supported by killick-oci (it would need criu)".into()),
+        },
+        Command {
+            name: "restore",
+            usage: "<id>",
+            positional: (0, usize::MAX),
+            about: "not supported",
+            flags: &[HELP],
+            stops: true,
+            run: |_, _, _| Err("restore is not supported by killick-oci (it would need criu)".into()),
+        },
+    ]
+}
+
+fn start(context: &Context, _: &Parsed, words: &[String]) -> Done {
+    let state = context.root.load(&words[0])?;
+    match state.status()? {
+        Status::Created => {}
+        Status::Creating => return Err("cannot start a container that is being created".into()),
+        Status::Running => return Err("cannot start an already running container".into()),
+        Status::Paused => return Err("cannot start a container in the paused state".into()),
+        Status::Stopped => return Err("cannot start a container that has stopped".into()),
+    }
+    start_container(context, &state).map_err(|why| context.failed("start", why))?;
+    Ok(0)
+}
+
+/// Opens the gate and runs the poststart hooks; when one fails the container is stopped.
+pub fn start_container(context: &Context, state: &State) -> Result<(), String> {
+    let container = state.container()?.ok_or("cannot start a container that has stopped")?;
+    let gate = state.gate();
+    let started = killick_container::bundle::start(&container, &gate, Instant::now() + START_DEADLINE);
+    let _ = fs::remove_file(&gate);
+    if let Err(error) = started {
+        return Err(match error {
+            // Another start was faster.
+            killick_container::LaunchError::Call(error) if error.errno() == Errno::ECONNREFUSED => {
+                "cannot start an already running container".into()
+            }
+            error => format!("unable to start container process: {error}"),
+        });
+    }
+    if let Err(why) = run_hooks(state, Kind::Poststart, Some(state.record.pid)) {
+        let _ = container.process().send_raw_signal(libc::SIGKILL);
+        if let Err(failure) = destroy(context, state) {
+            context.log.warn(&failure.message);
+        }
+        return Err(why);
+    }
+    Ok(())
+}
+
+fn run_hooks(state: &State, kind: Kind, pid: Option<i32>) -> Result<(), String> {
+    let spec: Spec = serde_json::from_value(state.config.clone()).map_err(|error| format!("state.json: {error}"))?;
+    let told = hooks::state(crate::features::SPEC_VERSION, &state.id, &state.bundle, &spec);
+    let cwd = Some(state.bundle.clone()).filter(|bundle| bundle.is_dir());
+    match hooks::of(kind, &spec, &told, &environment(), cwd) {
+        Some(hooks) => hooks.run(pid),
+        None => Ok(()),
+    }
+}
+
+/// What fails here is logged, and no more.
+pub fn poststop(context: &Context, state: &State) {
+    if let Err(why) = run_hooks(state, Kind::Poststop, None) {
+        context.log.warn(&why);
+    }
+}
+
+fn delete(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
+    let id = &words[0];
+    let force = parsed.has("force");
+    let state = match context.root.load(id) {
+        Ok(state) => state,
+        Err(why) => return forget(context, id, force, why),
+    };
+    let status = state.status()?;
+    match status {
+        Status::Stopped | Status::Created => {}
+        Status::Creating | Status::Running | Status::Paused if force => {}
+        Status::Creating | Status::Running | Status::Paused => {
+            return Err(format!("cannot delete container {id} that is not stopped: {}", status.word()).into());
+        }
+    }
+    if let Some(container) = state.container()? {
+        container.process().send_raw_signal(libc::SIGKILL).map_err(|error| error.to_string())?;
+    }
+    destroy(context, &state)?;
+    Ok(0)
+}
+
+/// A directory that an aborted create left has no state.
+fn forget(context: &Context, id: &str, force: bool, why: String) -> Done {
+    let dir = context.root.dir(id)?;
+    if dir.is_dir() && !dir.join("state.json").exists() {
+        fs::remove_dir_all(&dir).map_err(|error| format!("remove {}: {error}", dir.display()))?;
+    }
+    if force && why == "container does not exist" { Ok(0) } else { Err(why.into()) }
+}
+
+/// Kills what is left and removes everything, going on past errors: the first is returned.
+pub fn destroy(context: &Context, state: &State) -> Result<(), Failure> {
+    let deadline = Instant::now() + REMOVE_DEADLINE;
+    let mut errors = Vec::new();
+    let cgroup = &state.cgroup;
+    if let Err(error) = cgroup.kill_all(deadline).and_then(|()| cgroup.remove(deadline)) {
+        errors.push(error.to_string());
+    }
+    match state.container() {
+        Ok(Some(_)) => errors.push("container init still running".into()),
+        Ok(None) => {}
+        Err(why) => errors.push(why),
+    }
+    // Without its directory nobody would find what is left.
+    if errors.is_empty() {
+        if let Err(error) = fs::remove_dir_all(&state.dir) {
+            errors.push(format!("remove {}: {error}", state.dir.display()));
+        }
+        poststop(context, state);
+    }
+    match errors.into_iter().next() {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+fn pause(context: &Context, _: &Parsed, words: &[String]) -> Done {
+    let state = context.root.load(&words[0])?;
+    match state.status()? {
+        Status::Created | Status::Running => {}
+        Status::Creating | Status::Paused | Status::Stopped => return Err("container not running".into()),
+    }
+    state.cgroup.freeze(Instant::now() + FREEZE_DEADLINE).map_err(|error| error.to_string())?;
+    Ok(0)
+}
+
+fn resume(context: &Context, _: &Parsed, words: &[String]) -> Done {
+    let state = context.root.load(&words[0])?;
+    if state.status()? != Status::Paused {
+        return Err("container not paused".into());
+    }
+    state.cgroup.thaw().map_err(|error| error.to_string())?;
+    Ok(0)
+}

@@ -1,0 +1,72 @@
+//! The log as runc writes it: to a file that the caller reads, and the plain message to standard error. Nothing is
+//! printed where all is well: standard error is the container's too.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+
+#[derive(Debug)]
+pub struct Log {
+    file: Option<File>,
+    json: bool,
+}
+
+impl Log {
+    pub fn stderr() -> Self {
+        Log { file: None, json: false }
+    }
+
+    pub fn open(path: Option<&str>, format: Option<&str>) -> Result<Self, String> {
+        let json = match format.unwrap_or("text") {
+            "" | "text" => false,
+            "json" => true,
+            other => return Err(format!("invalid log-format: {other}")),
+        };
+        let path = path.filter(|path| !path.is_empty()).map(|path| path.strip_prefix("file:").unwrap_or(path));
+        let file = match path {
+            Some(path) => {
+                use std::os::unix::fs::OpenOptionsExt;
+                let opened = OpenOptions::new().create(true).append(true).mode(0o644).open(path);
+                Some(opened.map_err(|error| format!("open {path}: {}", plain(&error)))?)
+            }
+            None => None,
+        };
+        Ok(Log { file, json })
+    }
+
+    /// To the log file, and as it is to standard error.
+    pub fn error(&self, message: &str) {
+        self.write("error", message);
+        if self.file.is_some() {
+            eprintln!("{message}");
+        }
+    }
+
+    /// To the log file only, if there is one.
+    pub fn warn(&self, message: &str) {
+        if self.file.is_some() {
+            self.write("warning", message);
+        }
+    }
+
+    fn write(&self, level: &str, message: &str) {
+        let time = jiff::Timestamp::now();
+        let line = if self.json {
+            format!("{}\n", serde_json::json!({"level": level, "msg": message, "time": time.to_string()}))
+        } else {
+            format!("time=\"{time}\" level={level} msg={message:?}\n")
+        };
+        // A log that cannot be written must not stop a container.
+        let _ = match &self.file {
+            Some(file) => (&mut &*file).write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+    }
+}
+
+/// `no such file or directory`: the words that podman and docker look for, without Rust's "(os error 2)".
+pub fn plain(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(raw) => nix::errno::Errno::from_raw(raw).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

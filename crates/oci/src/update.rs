@@ -1,0 +1,198 @@
+//! update: other limits for a container that lives.
+
+use crate::args::{Command, Flag, HELP, Parsed};
+use crate::state::Status;
+use crate::{Context, Done};
+use oci_spec::runtime::LinuxResources;
+use serde_json::{Map, Value, json};
+
+/// Flags, and where their values go; those of `SIZES` take k, m and g.
+const NUMBERS: &[(&str, &str)] = &[
+    ("blkio-weight", "/blockIO/weight"),
+    ("cpu-period", "/cpu/period"),
+    ("cpu-quota", "/cpu/quota"),
+    ("cpu-burst", "/cpu/burst"),
+    ("cpu-share", "/cpu/shares"),
+    ("cpu-rt-period", "/cpu/realtimePeriod"),
+    ("cpu-rt-runtime", "/cpu/realtimeRuntime"),
+    ("cpu-idle", "/cpu/idle"),
+    ("pids-limit", "/pids/limit"),
+];
+const SIZES: &[(&str, &str)] = &[
+    ("kernel-memory", "/memory/kernel"),
+    ("kernel-memory-tcp", "/memory/kernelTCP"),
+    ("memory", "/memory/limit"),
+    ("memory-reservation", "/memory/reservation"),
+    ("memory-swap", "/memory/swap"),
+];
+const TEXTS: &[(&str, &str)] = &[("cpuset-cpus", "/cpu/cpus"), ("cpuset-mems", "/cpu/mems")];
+
+pub fn command() -> Command {
+    Command {
+        name: "update",
+        usage: "<id>",
+        positional: (1, 1),
+        about: "change a container's limits",
+        flags: const {
+            &[
+                Flag::value(&["resources", "r"], "FILE", "the limits as JSON; - is standard input"),
+                Flag::value(&["blkio-weight"], "N", ""),
+                Flag::value(&["cpu-period"], "US", ""),
+                Flag::value(&["cpu-quota"], "US", ""),
+                Flag::value(&["cpu-burst"], "US", ""),
+                Flag::value(&["cpu-share"], "N", ""),
+                Flag::value(&["cpu-rt-period"], "US", ""),
+                Flag::value(&["cpu-rt-runtime"], "US", ""),
+                Flag::value(&["cpuset-cpus"], "LIST", ""),
+                Flag::value(&["cpuset-mems"], "LIST", ""),
+                Flag::value(&["cpu-idle"], "0|1", ""),
+                Flag::value(&["kernel-memory"], "BYTES", ""),
+                Flag::value(&["kernel-memory-tcp"], "BYTES", ""),
+                Flag::value(&["memory"], "BYTES", "with k, m or g; -1 lifts the limit"),
+                Flag::value(&["memory-reservation"], "BYTES", ""),
+                Flag::value(&["memory-swap"], "BYTES", "memory and swap together"),
+                Flag::value(&["pids-limit"], "N", ""),
+                Flag::value(&["l3-cache-schema"], "TEXT", "not supported yet"),
+                Flag::value(&["mem-bw-schema"], "TEXT", "not supported yet"),
+                HELP,
+            ]
+        },
+        stops: false,
+        run: update,
+    }
+}
+
+fn update(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
+    for flag in ["l3-cache-schema", "mem-bw-schema"] {
+        if parsed.has(flag) {
+            return Err(format!("--{flag}: linux.intelRdt is not supported yet").into());
+        }
+    }
+    let mut state = context.root.load(&words[0])?;
+    if matches!(state.status()?, Status::Stopped | Status::Creating) {
+        return Err("container not running".into());
+    }
+    let mut change = match parsed.one("resources") {
+        Some("-") => {
+            let read = serde_json::from_reader(std::io::stdin());
+            read.map_err(|error| format!("resources from standard input: {error}"))?
+        }
+        Some(path) => crate::bundle::read_json(&crate::foreground::absolute(path)?)?,
+        None => from_flags(parsed)?,
+    };
+    // Device rules are create's business, as with runc.
+    if let Some(object) = change.as_object_mut() {
+        object.remove("devices");
+    }
+    let old = state.config.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
+    complete(&mut change, &old);
+    let wanted = parse(&change)?;
+    if let Err(error) = state.cgroup.set(&wanted) {
+        let mut before = old;
+        if let Some(object) = before.as_object_mut() {
+            object.remove("devices");
+        }
+        // The first error is the one to tell.
+        let _ = parse(&before).map(|before| state.cgroup.set(&before));
+        return Err(error.to_string().into());
+    }
+    if state.config.get("linux").is_none() {
+        state.config["linux"] = json!({});
+    }
+    let mut merged = old;
+    merge(&mut merged, change);
+    state.config["linux"]["resources"] = merged;
+    state.write()?;
+    Ok(0)
+}
+
+fn parse(resources: &Value) -> Result<LinuxResources, String> {
+    serde_json::from_value(resources.clone()).map_err(|error| format!("resources: {error}"))
+}
+
+fn from_flags(parsed: &Parsed) -> Result<Value, String> {
+    let mut change = json!({});
+    for (flag, pointer) in NUMBERS {
+        if let Some(number) = parsed.number::<i64>(flag)? {
+            put(&mut change, pointer, json!(number));
+        }
+    }
+    for (flag, pointer) in SIZES {
+        if let Some(text) = parsed.one(flag) {
+            put(&mut change, pointer, json!(size(text).ok_or_else(|| format!("--{flag} {text:?} is no size"))?));
+        }
+    }
+    for (flag, pointer) in TEXTS {
+        if let Some(text) = parsed.one(flag) {
+            put(&mut change, pointer, json!(text));
+        }
+    }
+    Ok(change)
+}
+
+fn put(value: &mut Value, pointer: &str, new: Value) {
+    let mut here = value;
+    for part in pointer.trim_start_matches('/').split('/') {
+        here = &mut here[part];
+    }
+    *here = new;
+}
+
+/// Bytes, with k, m, g or t for powers of 1024; -1 is no limit.
+fn size(text: &str) -> Option<i64> {
+    let lower = text.to_ascii_lowercase();
+    let lower = lower.strip_suffix('b').unwrap_or(&lower);
+    let (digits, shift) = match lower.chars().last()? {
+        'k' => (&lower[..lower.len() - 1], 10),
+        'm' => (&lower[..lower.len() - 1], 20),
+        'g' => (&lower[..lower.len() - 1], 30),
+        't' => (&lower[..lower.len() - 1], 40),
+        _ => (lower, 0),
+    };
+    digits.parse::<i64>().ok()?.checked_mul(1 << shift)
+}
+
+/// Quota and period are one file on v2: the half that is not given stays as it is.
+fn complete(change: &mut Value, old: &Value) {
+    for (given, other) in [("quota", "period"), ("period", "quota")] {
+        let is_half =
+            change.pointer(&format!("/cpu/{given}")).is_some() && change.pointer(&format!("/cpu/{other}")).is_none();
+        if let Some(kept) = old.pointer(&format!("/cpu/{other}")).filter(|_| is_half) {
+            change["cpu"][other] = kept.clone();
+        }
+    }
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert_with(|| Value::Object(Map::new())), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_suffixes_and_halves_are_completed() {
+        for (text, expected) in [
+            ("5", Some(5)),
+            ("1k", Some(1024)),
+            ("2M", Some(2 << 20)),
+            ("1gb", Some(1 << 30)),
+            ("-1", Some(-1)),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(size(text), expected, "{text}");
+        }
+        let mut change = json!({"cpu": {"quota": 5000}});
+        complete(&mut change, &json!({"cpu": {"period": 20000}, "pids": {"limit": 4}}));
+        assert_eq!(change, json!({"cpu": {"quota": 5000, "period": 20000}}));
+    }
+}
