@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::world::{INSIDE_MOUNT, NGINX, World, squeezed};
+use crate::world::{INSIDE_MOUNT, NGINX, World};
 use crate::{Test, ensure, test};
 
 pub fn tests() -> Vec<Test> {
@@ -85,13 +85,12 @@ fn each_handler(world: &World) -> Result<(), String> {
             && !ready("tcp-fails")
             && !ready("http-fails"))
     })?;
-    let events = squeezed(&pod.describe()?);
     for text in [
         "Readiness probe failed: broken",
         ":81: connect: connection refused",
         "Readiness probe failed: HTTP probe failed with statuscode: 404",
     ] {
-        ensure!(events.contains(text), "no {text:?} in\n{events}");
+        pod.wait_event(10, text)?;
     }
     ensure!(pod.row()?[1] == "4/7", "{:?}", pod.row()?);
     Ok(())

@@ -360,10 +360,17 @@ pub fn run(command: &mut Command, input: Option<&str>) -> Output {
         Ok(child) => child,
         Err(error) => return Output { code: -1, stdout: String::new(), stderr: format!("{command:?}: {error}") },
     };
-    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), input) {
-        let _ = pipe.write_all(text.as_bytes());
-    }
-    match child.wait_with_output() {
+    let pipe = child.stdin.take();
+    let finished = std::thread::scope(|scope| {
+        // Written beside the reading: a large input would otherwise wait for ever for a large output.
+        scope.spawn(|| {
+            if let (Some(mut pipe), Some(text)) = (pipe, input) {
+                let _ = pipe.write_all(text.as_bytes());
+            }
+        });
+        child.wait_with_output()
+    });
+    match finished {
         Ok(output) => Output {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
