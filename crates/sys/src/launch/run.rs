@@ -159,8 +159,13 @@ impl Child<'_> {
                     Who::Ids(ids) => ids.clone(),
                     Who::Query(query) => user::find(root, query)?,
                 };
-                self.home = user::home(root, self.ids.uid);
-                self.report(&Report::User(self.ids.clone()), None);
+                if !exec::has_home(self.command().1) {
+                    self.home = Some(user::home(root, self.ids.uid).unwrap_or_else(|| "/".into()));
+                }
+                // A first process's are kept for those that follow it.
+                if self.plan.steps.iter().any(|step| matches!(step, Step::Gate)) {
+                    self.report(&Report::User(self.ids.clone(), self.home.clone()), None);
+                }
                 Ok(())
             }
             Step::ChownStdio => {
