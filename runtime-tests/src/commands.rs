@@ -134,10 +134,8 @@ fn logs(world: &World) -> Result<(), String> {
     let wrong = world.killick(&["logs", "logs", "-c", "nope"]);
     ensure!(wrong.code == 1 && wrong.stderr.contains("error: container nope is not valid for pod logs"), "{wrong:?}");
     // A large output comes through whole and is not mixed up.
-    let large = world.apply(
-        "large",
-        &world.busybox("large", "head -c 3000000 /dev/zero | tr '\\\\0' y; echo; exec sleep 600", ""),
-    )?;
+    let large = world
+        .apply("large", &world.busybox("large", "head -c 3000000 /dev/zero | tr '\\0' y; echo; exec sleep 600", ""))?;
     large.wait(20, "3 MB", |_| Ok(world.ok(&["logs", "large"])?.len() == 3_000_001))
 }
 

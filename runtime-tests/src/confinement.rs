@@ -238,14 +238,14 @@ fn non_root(world: &World) -> Result<(), String> {
 fn environment(world: &World) -> Result<(), String> {
     let yaml = world.busybox(
         "environment",
-        "echo $(GREETING) $$(GREETING) $(NOPE); exec sleep 600",
+        "echo '$(GREETING) $$(GREETING) $(NOPE)'; exec sleep 600",
         "env:\n- {name: WHO, value: world}\n- {name: GREETING, value: \"hello $(WHO)\"}\n- {name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}\n- {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}\n- {name: LIMIT, valueFrom: {resourceFieldRef: {resource: limits.memory}}}\nresources: {limits: {memory: 64Mi}}",
     );
     let pod = world.apply("environment", &yaml)?;
     pod.wait_running()?;
     pod.wait(5, "the log", |pod| Ok(!world.ok(&["logs", &pod.name])?.is_empty()))?;
     let log = world.ok(&["logs", "environment"])?;
-    ensure!(log.starts_with("hello world"), "{log:?}");
+    ensure!(log == "hello world $(GREETING) $(NOPE)\n", "{log:?}");
     let ip = pod.value("/status/podIP")?;
     let seen = pod.shell("echo $WHO,$NAME,$IP,$LIMIT,$HOSTNAME")?;
     ensure!(

@@ -146,7 +146,7 @@ fn rest_is_killed(world: &World) -> Result<(), String> {
     pod.wait(30, "running again", |pod| Ok(pod.status_word()? == "Running"))?;
     let processes = pod.shell("ps -o args")?;
     ensure!(
-        processes.matches("sleep 4242").count() <= 1,
+        processes.lines().filter(|line| *line == "sleep 4242").count() <= 1,
         "processes of the first attempt are still there:\n{processes}"
     );
     Ok(())
@@ -167,7 +167,7 @@ fn oom(world: &World) -> Result<(), String> {
 
 fn termination_message(world: &World) -> Result<(), String> {
     let line =
-        "head -c 5000 /dev/zero | tr '\\\\0' x > /dev/termination-log; echo -n END >> /dev/termination-log; exit 1";
+        "head -c 5000 /dev/zero | tr '\\0' x > /dev/termination-log; echo -n END >> /dev/termination-log; exit 1";
     let pod = world.apply(
         "last-words",
         &world.busybox("last-words", line, "").replace("spec:\n", "spec:\n  restartPolicy: Never\n"),

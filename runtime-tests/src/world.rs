@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
@@ -13,6 +14,9 @@ pub const BUSYBOX: &str = "registry.cn-beijing.aliyuncs.com/google_registry/busy
 pub const NGINX: &str = "registry.cn-beijing.aliyuncs.com/google_registry/nginx:1.17";
 /// What the host outside our network namespace answers on port 80 of `OUTSIDE`.
 pub const OUTSIDE: &str = "198.51.100.1";
+
+/// No command of a test takes so long; one that hangs must not hold the others.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(180);
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Place {
@@ -360,10 +364,32 @@ pub fn run(command: &mut Command, input: Option<&str>) -> Output {
         Ok(child) => child,
         Err(error) => return Output { code: -1, stdout: String::new(), stderr: format!("{command:?}: {error}") },
     };
-    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), input) {
-        let _ = pipe.write_all(text.as_bytes());
-    }
-    match child.wait_with_output() {
+    let pipe = child.stdin.take();
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    let ended = AtomicBool::new(false);
+    let finished = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let deadline = Instant::now() + COMMAND_DEADLINE;
+            while !ended.load(Ordering::Relaxed) {
+                if Instant::now() > deadline {
+                    // Not reaped before `ended` is set: the pid is still the child's.
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // Written beside the reading: a large input would otherwise wait for ever for a large output.
+        scope.spawn(|| {
+            if let (Some(mut pipe), Some(text)) = (pipe, input) {
+                let _ = pipe.write_all(text.as_bytes());
+            }
+        });
+        let output = child.wait_with_output();
+        ended.store(true, Ordering::Relaxed);
+        output
+    });
+    match finished {
         Ok(output) => Output {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -2,6 +2,7 @@
 //! files. A pod that cannot be started leaves nothing.
 
 use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use killick_pod::apply::{Change, compare};
@@ -188,10 +189,28 @@ fn create_pod(context: &Context, one: &Sourced, pod: &Pod) -> std::result::Resul
     };
     let Err(failure) = started else { return Ok(()) };
     let mut text = failure.text.strip_prefix("error: ").unwrap_or(&failure.text).to_owned();
+    // The log goes with the directory: what it says is said now, not pointed at.
+    let log = dir.shim_log();
+    let last = last_words(&log);
+    if !last.is_empty() {
+        let pointer = format!("; see {}", log.display());
+        text = format!("{}: {last}", text.strip_suffix(&pointer).unwrap_or(&text));
+    }
     for error in dir.remove(&pod) {
         text.push_str(&format!("\nundoing it: {error}"));
     }
     Err(failed(text))
+}
+
+/// The last lines of a shim that did not live, as one.
+fn last_words(log: &Path) -> String {
+    const LINES_MAX: usize = 3;
+    let text = killick_pod_dir::file::read_bounded(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut lines: Vec<&str> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(LINES_MAX).collect();
+    lines.reverse();
+    lines.dedup();
+    lines.join("; ")
 }
 
 /// The new manifest with what the acceptance filled into the old one.

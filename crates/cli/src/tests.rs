@@ -578,3 +578,64 @@ fn probes_are_shown_as_they_were_recorded() {
          2024-01-02 03:04:05.123   app         liveness   Failure   12ms   no\n"
     );
 }
+
+#[test]
+fn a_plan_is_made_from_the_hosts_facts_and_touches_nothing() {
+    let world = World::new("echo '{\"kernel\": \"6.1.0\", \"machine\": \"x86_64\", \"calls\": {\"pidfd\": true}}'");
+    let file = world.scratch.path().join("pod.yaml");
+    fs::write(&file, include_str!("../../../examples/livenessProbe-tcp.yaml")).unwrap();
+    let files = crate::source::Files { names: vec![file.display().to_string()], recursive: false };
+    let (text, said, result) =
+        world.run(|context, out| crate::plan::plan(context, &files, None, &mut std::io::empty(), out));
+    assert_eq!((said.as_str(), result), ("", Ok(())));
+    assert!(text.starts_with("Pod default/liveness-tcp-pod\n"), "{text}");
+    for part in ["6.1.0 x86_64", "pidfd", "at 6, 9, 12, then every 3 s", &world.context.roots.cgroup_root()] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert_eq!(world.files(), Vec::<String>::new());
+    assert_eq!(world.calls(), "pod facts\n");
+}
+
+#[test]
+fn every_problem_of_every_file_is_reported_and_nothing_is_made() {
+    let world = World::new("exit 0");
+    let good = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: b}\n";
+    let bad = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {restartPolicy: Nerver, containers: []}\n";
+    let directory = world.scratch.path().join("manifests");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("a.yaml"), good).unwrap();
+    fs::write(directory.join("b.yml"), bad).unwrap();
+    fs::write(directory.join("c.txt"), "not read").unwrap();
+    let mut options = ApplyOptions::default();
+    options.files.names = vec![directory.display().to_string()];
+    let apply = |options: &ApplyOptions, text: &str| {
+        world.run(|context, out| crate::apply::apply(context, options, &mut text.as_bytes(), out))
+    };
+    let (said, _, result) = apply(&options, "");
+    assert_eq!(said, "");
+    let report = text(&result).to_owned();
+    let lines: Vec<&str> = report.lines().collect();
+    assert_eq!(lines.len(), 2, "{report}");
+    assert!(lines.iter().all(|line| line.contains("/manifests/b.yml:4:")), "{report}");
+    assert!(report.contains("did you mean \"Never\"?"), "{report}");
+    assert_eq!(world.files(), Vec::<String>::new());
+
+    options.files.names = vec!["-".into()];
+    let (said, _, result) = apply(&options, good);
+    assert_eq!((said.as_str(), result), ("configmap/c created\n", Ok(())));
+    options.kube_namespace = Some("other".into());
+    let (_, _, result) = apply(&options, &good.replace("{name: c}", "{name: c, namespace: mine}"));
+    assert_eq!(
+        text(&result),
+        "error: the namespace from the provided object \"mine\" does not match the namespace \"other\". You must pass \
+         '--namespace=mine' to perform this operation."
+    );
+    let (_, _, result) = apply(&options, "");
+    assert_eq!(text(&result), "error: no objects passed to apply");
+    let (said, ..) = apply(&options, good);
+    assert_eq!(said, "configmap/c created\n");
+    options.files.names = vec!["/nosuch.yaml".into()];
+    assert_eq!(text(&apply(&options, "").2), "error: the path \"/nosuch.yaml\" does not exist");
+    options.files.names.clear();
+    assert_eq!(text(&apply(&options, "").2), "error: must specify one of -f and -k");
+}

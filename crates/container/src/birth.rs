@@ -113,7 +113,8 @@ impl Created {
     /// Execs get the ids found now, whatever the container writes into its /etc/passwd later.
     fn settings_found(&self) -> Settings {
         let found = self.launch.user().cloned().map(SavedUser::Ids);
-        Settings { user: found.unwrap_or_else(|| self.settings.user.clone()), ..self.settings.clone() }
+        let user = found.unwrap_or_else(|| self.settings.user.clone());
+        Settings { user, home: self.launch.home().map(str::to_owned), ..self.settings.clone() }
     }
 
     pub fn start(&mut self) -> Result<(), LaunchError> {
@@ -389,6 +390,7 @@ pub(crate) fn settings(
     };
     Ok(Settings {
         env: process::deduplicate(process.env().iter().flatten().cloned())?,
+        home: None,
         cwd: process.cwd().clone(),
         user,
         umask: user_of_spec.umask().unwrap_or(0o022),

@@ -28,8 +28,10 @@ pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> R
         return Err(LaunchError::Unsupported("args must not be empty".into()));
     }
     let first = &container.settings;
+    // The first process's home is another user's not.
+    let home = first.home.iter().filter(|_| user.is_none()).map(|home| format!("HOME={home}"));
     let settings = Settings {
-        env: deduplicate(first.env.iter().cloned().chain(env))?,
+        env: deduplicate(home.chain(first.env.iter().cloned()).chain(env))?,
         cwd: cwd.unwrap_or_else(|| first.cwd.clone()),
         user: user.map_or_else(|| first.user.clone(), SavedUser::from_query),
         capabilities: capabilities.unwrap_or(first.capabilities),

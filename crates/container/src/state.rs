@@ -12,6 +12,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub(crate) env: Vec<String>,
+    /// Looked up for the first process, because `env` has no HOME.
+    pub(crate) home: Option<String>,
     pub(crate) cwd: PathBuf,
     pub(crate) user: SavedUser,
     pub(crate) umask: u32,

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use killick_container::cgroup::{Attach, Cgroup, CgroupError, Layout, pods_below};
+use killick_container::cgroup::{Attach, Cgroup, CgroupError, Layout, Metrics, pods_below};
 use nix::poll::{PollFd, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 
@@ -22,6 +22,21 @@ impl Tree {
         assert!(nix::unistd::geteuid().is_root(), "needs root");
         let layout = Layout::detect().unwrap();
         Tree { layout, root: format!("killick-test-{name}-{}", std::process::id()) }
+    }
+
+    /// The v2 tree alone, as on a host without v1: freezing, killing, leafs and device programs need no controller.
+    /// None is enabled, since on a hybrid host that would be everybody's business. `None`: this host has no v2.
+    fn v2(name: &str) -> Option<Tree> {
+        let mut tree = Tree::new(name);
+        tree.layout.v1.clear();
+        match &mut tree.layout.unified {
+            Some(unified) => unified.controllers.clear(),
+            None => {
+                eprintln!("{name}: not tested here, no v2 tree is mounted on this host");
+                return None;
+            }
+        }
+        Some(tree)
     }
 
     fn create(&self, below: &str, resources: &str) -> Result<Cgroup, CgroupError> {
@@ -305,6 +320,65 @@ fn devices_outside_the_list_cannot_be_opened() {
 }
 
 #[test]
+fn a_device_program_restricts_a_v2_cgroup_and_is_replaced() {
+    let Some(tree) = Tree::v2("bpf") else { return };
+    let cgroup = tree.create("pod1/web", r#"{"devices":[{"allow":false,"access":"rwm"}]}"#).unwrap();
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let run = |cgroup: &Cgroup, script: &str| {
+        let script = format!("cd {} || exit 98; ( {script} ) 2>/dev/null || exit 1", dir.path().display());
+        in_cgroup(cgroup, &script).wait().unwrap().code()
+    };
+    assert_eq!(run(&cgroup, "mknod kmsg c 1 11 && mknod mem c 1 1"), Some(0), "any node may be made");
+    assert_eq!(run(&cgroup, "exec 3< kmsg"), Some(1), "but not opened");
+    assert_eq!(run(&cgroup, "exec 3<> /dev/null && exec 4< /dev/urandom"), Some(0));
+    for round in 0..3 {
+        // To and fro: the old program goes in the moment in which the new one comes.
+        let access = if round % 2 == 0 { "r" } else { "m" };
+        let more = format!(
+            r#"{{"devices":[{{"allow":false,"access":"rwm"}},
+                {{"allow":true,"type":"c","major":1,"minor":11,"access":"{access}"}}]}}"#
+        );
+        cgroup.set(&serde_json::from_str(&more).unwrap()).unwrap();
+        assert_eq!(run(&cgroup, "exec 3< kmsg"), Some(if access == "r" { 0 } else { 1 }), "round {round}");
+        assert_eq!(run(&cgroup, "exec 3<> kmsg"), Some(1), "an open for both needs both");
+        let fd = std::fs::File::open(Path::new(&cgroup.dirs()[0].1)).unwrap();
+        assert_eq!(killick_sys::bpf::device_programs(fd.as_fd()).unwrap().len(), 1);
+    }
+    // A hole in a wildcard, which v1 cannot say.
+    let hole = r#"{"devices":[{"allow":true,"access":"rwm"},
+        {"allow":false,"type":"c","major":1,"minor":11,"access":"w"}]}"#;
+    cgroup.set(&serde_json::from_str(hole).unwrap()).unwrap();
+    assert_eq!(run(&cgroup, "exec 3< kmsg"), Some(0));
+    assert_eq!(run(&cgroup, "exec 3> kmsg"), Some(1));
+    cgroup.remove(soon()).unwrap();
+}
+
+#[test]
+fn a_v2_cgroup_is_frozen_killed_and_removed() {
+    let Some(tree) = Tree::v2("unified") else { return };
+    let cgroup = tree.create("pod1/web", "{}").unwrap();
+    let mut init = in_cgroup(&cgroup, "while :; do (setsid sleep 30 &); [ -e /nonexistent ]; sleep 0.01; done");
+    until("it multiplies", || cgroup.processes().unwrap().len() > 10);
+    cgroup.freeze(soon()).unwrap();
+    assert!(cgroup.is_frozen().unwrap());
+    assert!(matches!(tree.create("pod1/web", "{}"), Err(CgroupError::NotEmpty { .. })));
+    cgroup.thaw().unwrap();
+    let mut pool = cgroup.leaf_pool();
+    let leaf = pool.acquire().unwrap();
+    let mut exec = enter(leaf.attach(), "setsid sleep 61 & sleep 62 & wait");
+    until("three processes", || leaf.processes().unwrap().len() == 3);
+    leaf.kill_all(soon()).unwrap();
+    exec.wait().unwrap();
+    pool.release(leaf).unwrap();
+    let mut exec = enter(pool.acquire().unwrap().attach(), "(exit 3)");
+    assert_eq!(exec.wait().unwrap().code(), Some(3), "a leaf can fork again after a kill");
+    cgroup.freeze(soon()).unwrap();
+    cgroup.kill_all(soon()).unwrap();
+    init.wait().unwrap();
+    cgroup.remove(soon()).unwrap();
+}
+
+#[test]
 fn a_cpuset_is_inherited_on_the_way_down() {
     let tree = Tree::new("cpuset");
     if tree.layout.v1_hierarchy("cpuset").is_none() {
@@ -313,4 +387,30 @@ fn a_cpuset_is_inherited_on_the_way_down() {
     let cgroup = tree.create("pod1/web", "{}").unwrap();
     assert_ne!(read(&cgroup, "cpuset", "cpuset.cpus", ""), "");
     assert_ne!(read(&cgroup, "cpuset", "cpuset.mems", ""), "");
+}
+
+#[test]
+fn the_counters_are_those_of_the_container() {
+    let tree = Tree::new("stats");
+    let cgroup =
+        tree.create("pod1/web", r#"{"memory":{"limit":33554432,"swap":33554432},"pids":{"limit":9}}"#).unwrap();
+    let mut child = in_cgroup(&cgroup, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 60");
+    until("it has used some time", || match cgroup.stats().unwrap() {
+        Metrics::V1(metrics) => {
+            let (cpu, memory) = (metrics.cpu.unwrap(), metrics.memory.unwrap());
+            assert_eq!(metrics.pids.unwrap().limit, 9);
+            assert_eq!(memory.usage.unwrap().limit, 33_554_432);
+            assert_eq!(metrics.memory_oom_control.unwrap().oom_kill, 0);
+            assert!(metrics.blkio.is_some());
+            cpu.total > 1_000_000 && memory.total_rss > 0 && metrics.pids.unwrap().current == 1
+        }
+        Metrics::V2(metrics) => {
+            assert_eq!(metrics.pids.unwrap().limit, 9);
+            assert_eq!(metrics.memory.as_ref().unwrap().usage_limit, 33_554_432);
+            metrics.cpu.unwrap().usage_usec > 1_000 && metrics.memory.unwrap().anon > 0
+        }
+    });
+    assert_eq!(cgroup.signal_all(libc::SIGTERM).unwrap(), 1);
+    child.wait().unwrap();
+    cgroup.remove(soon()).unwrap();
 }

@@ -70,6 +70,47 @@ fn a_filter_holds_for_the_container_and_its_execs_with_and_without_new_privilege
 }
 
 #[test]
+fn the_default_profile_lets_every_kind_of_birth_through() {
+    use killick_container::seccomp::{Kernel, compile, default_profile};
+    isolated(|| {
+        let host = Host::new();
+        let sandbox = host.sandbox();
+        let filter = compile(&default_profile(CapSet::EMPTY, true), &Kernel::detect()).unwrap();
+        for no_new_privileges in [false, true] {
+            for (pid, ptrace) in [
+                (PidMode::Sandbox, Ptrace::Impossible),
+                (PidMode::Sandbox, Ptrace::Possible),
+                (PidMode::Own, Ptrace::Possible),
+                (PidMode::Host, Ptrace::Impossible),
+            ] {
+                let ids = json!({"uid": 101, "gid": 102, "additionalGids": [7]});
+                let spec = spec(json!({"process": {"noNewPrivileges": no_new_privileges, "user": ids, "cwd": "/srv"}}));
+                let request = |stdio| CreateRequest {
+                    id: "default".into(),
+                    spec: &spec,
+                    rootfs: host.rootfs(),
+                    join: Join::sandbox(&sandbox, pid, ptrace),
+                    cgroup: None,
+                    seccomp: Some(filter.clone()),
+                    stdio,
+                    user: UserRequest::Ids,
+                    sources: Vec::new(),
+                };
+                let mut terminal = create(&host.facts, request(Stdio::Terminal { rows: 24, columns: 80 })).unwrap();
+                assert_eq!(terminal.wait(soon()), killick_container::Progress::AtGate);
+                let container = start(create(&host.facts, request(Stdio::null().unwrap())).unwrap());
+                let (output, exit) = host
+                    .exec(&container, |stdio| ExecRequest::new(args(&["sh", "-c", "id -u; pwd"]), stdio, None))
+                    .unwrap();
+                assert_eq!((output.as_str(), exit), ("101\n/srv\n", Exit::Code(0)), "{pid:?} {ptrace:?}");
+                end(container.process());
+            }
+        }
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
 fn a_filter_loaded_last_may_forbid_all_that_we_do() {
     isolated(|| {
         let host = Host::new();
@@ -269,6 +310,37 @@ fn a_failure_inside_is_told_without_memory_too() {
         let broken = Filter { program: vec![Insn { code: 0xffff, jt: 0, jf: 0, k: 0 }], flags: 0 };
         assert_eq!(fail("true", Some(broken)), "seccomp(SECCOMP_SET_MODE_FILTER): EINVAL");
         assert_eq!(children().len(), 1);
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
+fn every_process_leads_its_session_and_has_its_terminal() {
+    use std::io::Read;
+    isolated(|| {
+        let host = Host::new();
+        let sandbox = host.sandbox();
+        let script = "read -r pid comm state ppid group session tty rest < /proc/$$/stat; echo $((pid - session)) $tty";
+        for ptrace in [Ptrace::Impossible, Ptrace::Possible] {
+            let spec = spec(json!({}));
+            let container =
+                start(host.create_with(&sandbox, PidMode::Sandbox, ptrace, &spec, Stdio::null().unwrap()).unwrap());
+            let (output, _) =
+                host.exec(&container, |stdio| ExecRequest::new(args(&["sh", "-c", script]), stdio, None)).unwrap();
+            assert_eq!(output, "0 0\n", "{ptrace:?}");
+            let stdio = Stdio::Terminal { rows: 24, columns: 80 };
+            let request = ExecRequest::new(args(&["sh", "-c", script]), stdio, None);
+            let mut added = killick_container::exec(&host.facts, &container, request).unwrap();
+            assert_eq!(added.wait(soon()), killick_container::Progress::Running);
+            let mut master = std::fs::File::from(added.take_terminal().unwrap());
+            let process = added.into_process().unwrap();
+            let mut buffer = [0; 64];
+            let length = master.read(&mut buffer).unwrap();
+            // 136:0, the first pty of the container.
+            assert_eq!(String::from_utf8_lossy(&buffer[..length]), format!("0 {}\r\n", 136 << 8), "{ptrace:?}");
+            assert_eq!(process.wait_blocking().unwrap(), Exit::Code(0));
+            end(container.process());
+        }
         end_sandbox(sandbox);
     });
 }

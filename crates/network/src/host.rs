@@ -189,7 +189,10 @@ fn ensure_forwarding(ipam: &Ipam, state: &mut State) -> Result<(), String> {
 /// Gives everything shared back. Errors do not stop it.
 pub(crate) fn remove(ipam: &Ipam, settings: &Settings, links: &mut RouteSocket) -> Vec<String> {
     let mut errors = Vec::new();
-    let Some(state) = ipam.state() else { return errors };
+    let Some(state) = ipam.state() else {
+        errors.extend(ipam.remove_state().err());
+        return errors;
+    };
     let made = Settings { bridge: state.bridge.clone(), subnet: state.subnet, ipam: settings.ipam.clone() };
     // A kernel without nf_tables has no rules of ours.
     if let Ok(mut nft) = NftSocket::open() {

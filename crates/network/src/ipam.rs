@@ -93,6 +93,7 @@ impl Ipam {
     }
 
     pub(crate) fn remove_state(&self) -> Result<(), String> {
+        remove(&self.dir.join("state.new"))?;
         remove(&self.state_path())
     }
 

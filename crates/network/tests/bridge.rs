@@ -26,6 +26,8 @@ impl Host {
         let own = new_netns();
         ns::join(own.as_fd(), NamespaceKind::Network).unwrap();
         ip("link set lo up");
+        // A new namespace inherits it from the machine's.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let dir = tempfile::tempdir().unwrap();
         Host { home, own, settings: Settings::new(dir.path().join("ipam")), _dir: dir }
     }
@@ -385,4 +387,42 @@ fn the_nodes_address_is_that_of_the_default_routes_link() {
     let _outside = host.uplink();
     assert_eq!(node_ip(), Ok(Some("192.168.77.2".parse().unwrap())));
     drop(host);
+}
+
+#[test]
+fn a_set_up_that_is_killed_anywhere_leaves_nothing_that_garbage_does_not_take() {
+    let host = Host::new();
+    let (mut killed, mut finished) = (0, 0);
+    // From before the lock to after the last step, however slow this host is.
+    let mut deadline = Duration::from_micros(200);
+    while finished < 2 {
+        let (netns, settings) = (new_netns(), host.settings.clone());
+        let worker = killick_sys::spawn::worker(deadline, || setup("uid-a", netns.as_fd(), &settings)).unwrap();
+        match worker.wait() {
+            Ok(_) => finished += 1,
+            Err(error) => {
+                assert!(error.contains("deadline"), "{error}");
+                killed += 1;
+            }
+        }
+        assert_eq!(garbage(&host.settings, |_| false), Vec::<String>::new());
+        host.assert_bare();
+        deadline = deadline.mul_f64(1.1);
+    }
+    assert!(killed > 5, "killed only {killed} times");
+}
+
+#[test]
+fn a_tear_down_that_is_killed_anywhere_is_finished_by_the_next() {
+    let host = Host::new();
+    let (mut finished, mut deadline) = (0, Duration::from_micros(200));
+    while finished < 2 {
+        host.pod("uid-a");
+        let settings = host.settings.clone();
+        let worker = killick_sys::spawn::worker(deadline, || Ok(teardown("uid-a", &settings))).unwrap();
+        finished += usize::from(worker.wait().is_ok());
+        assert_eq!(teardown("uid-a", &host.settings), Vec::<String>::new());
+        host.assert_bare();
+        deadline = deadline.mul_f64(1.1);
+    }
 }

@@ -23,13 +23,18 @@ impl Exit {
     }
 }
 
-/// All whole lines; a torn last line (keep died while writing) and anything odd is skipped.
+/// All whole lines, oldest first, those included that keep has put aside (`exits.old`); a torn last line (keep died
+/// while writing) and anything odd is skipped.
 pub fn read(path: &Path) -> Result<Vec<Exit>, Error> {
-    match read_bounded(path) {
-        Ok(bytes) => Ok(parse(&bytes)),
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        Err(error) => Err(error),
+    let mut exits = Vec::new();
+    for part in [path.with_extension("old"), path.to_owned()] {
+        match read_bounded(&part) {
+            Ok(bytes) => exits.extend(parse(&bytes)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(exits)
 }
 
 fn parse(bytes: &[u8]) -> Vec<Exit> {
@@ -50,6 +55,16 @@ fn parse_line(line: &str) -> Option<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_put_aside_comes_first() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("exits");
+        assert_eq!(read(&path).unwrap(), []);
+        std::fs::write(&path, "2 1 0\n").unwrap();
+        std::fs::write(scratch.path().join("exits.old"), "1 1 0\n").unwrap();
+        assert_eq!(read(&path).unwrap().iter().map(|exit| exit.pid).collect::<Vec<_>>(), [1, 2]);
+    }
 
     #[test]
     fn torn_and_odd_lines_are_skipped() {

@@ -1,5 +1,6 @@
 //! A command in the container: started by the caller's launcher, its output collected and bounded here.
 
+use crate::Probed;
 use killick_pod::event::Outcome;
 use killick_pod::time::go_duration;
 use killick_sys::fd;
@@ -44,6 +45,10 @@ pub trait Process {
     fn poll(&mut self) -> Poll;
     /// SIGKILL for everything that the command has started. `poll` goes on until it says `Exited`.
     fn kill(&mut self);
+    /// How long one of its threads has waited for a processor, unless its own quota held it back. Asked before `kill`.
+    fn waited_runnable(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,21 +70,23 @@ pub(crate) enum Ended {
         stderr: Vec<u8>,
     },
     /// Killed; what it wrote is dropped, as kubelet drops it.
-    TimedOut,
+    TimedOut {
+        waited_runnable: Duration,
+    },
     CannotRun(String),
 }
 
-pub(crate) async fn probe(args: Vec<String>, launcher: &dyn Launcher, timeout: Duration) -> Outcome {
+pub(crate) async fn probe(args: Vec<String>, launcher: &dyn Launcher, timeout: Duration) -> Probed {
     let shown = args.join(" ");
     match run(args, launcher, Some(timeout)).await {
-        Ended::Exited { code: 0, .. } => Outcome::Success,
-        Ended::Exited { stdout, stderr, .. } => Outcome::Failure(text(&stdout, &stderr)),
-        Ended::TimedOut => Outcome::Failure(format!(
-            "command timed out: {} timed out after {}",
-            crate::url::quote(&shown),
-            go_duration(timeout)
-        )),
-        Ended::CannotRun(error) => Outcome::Unknown(error),
+        Ended::Exited { code: 0, .. } => Outcome::Success.into(),
+        Ended::Exited { stdout, stderr, .. } => Outcome::Failure(text(&stdout, &stderr)).into(),
+        Ended::TimedOut { waited_runnable } => {
+            let (shown, timeout) = (crate::url::quote(&shown), go_duration(timeout));
+            let outcome = Outcome::Failure(format!("command timed out: {shown} timed out after {timeout}"));
+            Probed { outcome, waited_runnable }
+        }
+        Ended::CannotRun(error) => Outcome::Unknown(error).into(),
     }
 }
 
@@ -133,6 +140,7 @@ async fn try_run(args: Vec<String>, launcher: &dyn Launcher, timeout: Option<Dur
             Woken::Output => Poll::Pending,
         };
     }
+    let waited_runnable = process.waited_runnable();
     process.kill();
     let give_up = Instant::now() + KILL_WAIT_MAX;
     while process.poll() == Poll::Pending && Instant::now() < give_up {
@@ -141,7 +149,7 @@ async fn try_run(args: Vec<String>, launcher: &dyn Launcher, timeout: Option<Dur
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
-    Ok(Ended::TimedOut)
+    Ok(Ended::TimedOut { waited_runnable })
 }
 
 enum Woken {

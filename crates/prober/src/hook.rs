@@ -52,7 +52,7 @@ async fn run_command(
             let said = String::from_utf8_lossy(&stderr).into_owned();
             Err((format!("command '{shown}' exited with {code}: {said}"), exec::text(&stdout, &stderr)))
         }
-        Ended::TimedOut => {
+        Ended::TimedOut { .. } => {
             let after = killick_pod::time::go_duration(timeout.unwrap_or_default());
             Err((format!("command {} timed out after {after}", quote(&shown)), String::new()))
         }

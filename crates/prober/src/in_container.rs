@@ -1,19 +1,23 @@
 //! Commands in a container of ours: `container::exec`, each in a leaf cgroup by which its whole tree is killed.
 
 use crate::exec::{Command, Launcher, Poll, Process};
-use killick_container::cgroup::{Kill, Leaf, LeafPool};
+use killick_container::cgroup::{Cgroup, Kill, Leaf, LeafPool};
 use killick_container::{Container, Exec, ExecRequest, Progress, Stdio, exec};
 use killick_sys::facts::Facts;
 use killick_sys::pidfd::PidFd;
 use nix::sys::signal::Signal;
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// A container's leafs, and what could not be ended in time. One for each container, kept while it runs.
 #[derive(Debug)]
 pub struct Execs {
     leafs: RefCell<LeafPool>,
     leftovers: RefCell<Vec<Leftover>>,
+    /// Tells whether the container's own quota held it back; None if it has no quota.
+    cpu_stat: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -25,7 +29,19 @@ struct Leftover {
 
 impl Execs {
     pub fn new(leafs: LeafPool) -> Execs {
-        Execs { leafs: RefCell::new(leafs), leftovers: RefCell::new(Vec::new()) }
+        Execs { leafs: RefCell::new(leafs), leftovers: RefCell::new(Vec::new()), cpu_stat: None }
+    }
+
+    /// The leafs of a container's cgroup, and its quota.
+    pub fn of(cgroup: &Cgroup) -> Execs {
+        Execs { cpu_stat: quota_stat(cgroup), ..Execs::new(cgroup.leaf_pool()) }
+    }
+
+    fn times_throttled(&self) -> u64 {
+        let Some(path) = &self.cpu_stat else { return 0 };
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let number = text.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+        number.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
     }
 
     /// For execs that are not probes: the same leafs.
@@ -61,6 +77,16 @@ impl Execs {
     }
 }
 
+/// `cpu.stat` of a cgroup that has a quota.
+fn quota_stat(cgroup: &Cgroup) -> Option<PathBuf> {
+    let has = |name: &str| name.is_empty() || name.split(',').any(|controller| controller == "cpu");
+    let (_, dir) = cgroup.dirs().into_iter().find(|(name, dir)| has(name) && dir.join("cpu.stat").exists())?;
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
+    let quota = read("cpu.cfs_quota_us").or_else(|| read("cpu.max"))?;
+    let limited = !quota.starts_with("-1") && !quota.starts_with("max");
+    limited.then(|| dir.join("cpu.stat"))
+}
+
 /// Launches into one container.
 #[derive(Debug, Clone, Copy)]
 pub struct InContainer<'a> {
@@ -72,16 +98,19 @@ pub struct InContainer<'a> {
 impl Launcher for InContainer<'_> {
     fn launch(&self, command: Command) -> Result<Box<dyn Process + '_>, String> {
         self.execs.collect();
+        killick_sys::spawn::set_undumpable().map_err(|error| error.to_string())?;
         let null = Stdio::null().map_err(|error| format!("open(/dev/null): {error}"))?;
         let stdio = match null {
             Stdio::Streams { stdin, .. } => Stdio::Streams { stdin, stdout: command.stdout, stderr: command.stderr },
             terminal @ Stdio::Terminal { .. } => terminal,
         };
+        let throttled_before = self.execs.times_throttled();
         let leaf = self.execs.leafs.borrow_mut().acquire().map_err(|error| error.to_string())?;
         let launched = exec(self.facts, self.container, ExecRequest::new(command.args, stdio, Some(leaf.attach())));
         match launched {
             Ok(exec) => {
-                Ok(Box::new(Running { stage: Stage::Launching(exec), leaf: Some(leaf), kill: None, execs: self.execs }))
+                let (stage, execs) = (Stage::Launching(exec), self.execs);
+                Ok(Box::new(Running { stage, leaf: Some(leaf), kill: None, execs, throttled_before }))
             }
             Err(error) => {
                 let _ = self.execs.leafs.borrow_mut().release(leaf);
@@ -97,6 +126,7 @@ struct Running<'a> {
     leaf: Option<Leaf>,
     kill: Option<Kill>,
     execs: &'a Execs,
+    throttled_before: u64,
 }
 
 enum Stage {
@@ -183,6 +213,29 @@ impl Process for Running<'_> {
             let _ = kill.step();
         }
     }
+
+    fn waited_runnable(&self) -> Duration {
+        // The kernel counts the time in which a quota held a thread back as waiting, too.
+        if self.execs.times_throttled() != self.throttled_before {
+            return Duration::ZERO;
+        }
+        let pids = self.leaf.as_ref().and_then(|leaf| leaf.processes().ok()).unwrap_or_default();
+        pids.iter().take(PROCESSES_LOOKED_AT_MAX).filter_map(|pid| longest_wait(*pid)).max().unwrap_or_default()
+    }
+}
+
+/// A fork bomb's processes are not all asked.
+const PROCESSES_LOOKED_AT_MAX: usize = 64;
+
+/// The longest that a thread of the process has waited for a processor since it was born: the second number of
+/// `schedstat`, nanoseconds. None where the kernel does not count.
+fn longest_wait(pid: i32) -> Option<Duration> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let waited = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse().ok().map(Duration::from_nanos)
+    };
+    threads.flatten().take(PROCESSES_LOOKED_AT_MAX).filter_map(waited).max()
 }
 
 impl Drop for Running<'_> {

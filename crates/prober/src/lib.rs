@@ -51,15 +51,36 @@ impl std::fmt::Debug for Place<'_> {
     }
 }
 
+/// What one run of a handler found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    pub outcome: Outcome,
+    /// For `Lateness`: how long the probe's own command waited for a processor. Only known of one that timed out.
+    pub waited_runnable: Duration,
+}
+
+impl From<Outcome> for Probed {
+    fn from(outcome: Outcome) -> Probed {
+        Probed { outcome, waited_runnable: Duration::ZERO }
+    }
+}
+
 /// Runs the handler once. Dropping the future ends whatever was started.
 pub async fn probe(handler: &Handler, place: Place<'_>, timeout: Duration) -> Outcome {
+    probe_measured(handler, place, timeout).await.outcome
+}
+
+/// As `probe`, with what `Lateness` wants to know.
+pub async fn probe_measured(handler: &Handler, place: Place<'_>, timeout: Duration) -> Probed {
     match handler {
         Handler::Exec(action) => {
             let args = killick_pod::expand::probe_command(place.container, action);
             exec::probe(args, place.launcher, timeout).await
         }
-        Handler::HttpGet(action) => http::probe(action, &place, timeout).await,
-        Handler::TcpSocket(action) => tcp::probe(action, &place, timeout).await,
-        Handler::Sleep(_) => Outcome::Unknown(format!("missing probe handler for container {}", place.container.name)),
+        Handler::HttpGet(action) => http::probe(action, &place, timeout).await.into(),
+        Handler::TcpSocket(action) => tcp::probe(action, &place, timeout).await.into(),
+        Handler::Sleep(_) => {
+            Outcome::Unknown(format!("missing probe handler for container {}", place.container.name)).into()
+        }
     }
 }

@@ -11,7 +11,7 @@ use killick_container::Container;
 use killick_container::cgroup::{Cgroup, Layout};
 use killick_pod::event::Outcome;
 use killick_prober::exec::{Command, Launcher, Process};
-use killick_prober::{Execs, InContainer, Place, hook, probe};
+use killick_prober::{Execs, InContainer, Place, hook, probe, probe_measured};
 use oci_spec::runtime::LinuxResources;
 use serde_json::json;
 use std::future::Future;
@@ -157,6 +157,41 @@ fn a_deadline_ends_the_whole_tree() {
         assert!(!running.execs.has_leftovers());
         // And the leaf serves again.
         assert_eq!(running.probe(&["true"], LONG).await, Outcome::Success);
+    });
+}
+
+/// Limits that leave a cgroup next to nothing.
+fn with_quota(quota: i64) -> LinuxResources {
+    serde_json::from_value(json!({"cpu": {"quota": quota, "period": 100_000}})).unwrap()
+}
+
+#[test]
+fn a_command_that_waited_for_a_processor_tells_how_long() {
+    with_container(|running| async move {
+        // Twenty that never rest share this host's few processors.
+        let busy = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do (while :; do :; done) & done; wait";
+        let launcher = running.launcher();
+        let handler = handler_of(exec(&["sh", "-c", busy]));
+        let probed = probe_measured(&handler, place(&running.spec, &launcher), Duration::from_millis(600)).await;
+        assert!(probed.waited_runnable > Duration::from_millis(100), "{probed:?}");
+        // A command that sleeps waits for nothing but its time.
+        let handler = handler_of(exec(&["sleep", "10"]));
+        let probed = probe_measured(&handler, place(&running.spec, &launcher), Duration::from_millis(600)).await;
+        assert!(probed.waited_runnable < Duration::from_millis(300), "{probed:?}");
+    });
+}
+
+#[test]
+fn what_a_quota_held_back_does_not_count_as_waiting() {
+    with_container(|running| async move {
+        running.cgroup.set(&with_quota(2_000)).unwrap();
+        let execs = Execs::of(running.cgroup);
+        let launcher = InContainer { execs: &execs, ..running.launcher() };
+        let handler = handler_of(exec(&["sh", "-c", "while :; do :; done"]));
+        let probed = probe_measured(&handler, place(&running.spec, &launcher), Duration::from_millis(600)).await;
+        assert_eq!(probed.waited_runnable, Duration::ZERO, "{probed:?}");
+        running.cgroup.set(&with_quota(-1)).unwrap();
+        execs.leafs().borrow_mut().clear().unwrap();
     });
 }
 

@@ -236,7 +236,7 @@ pub fn read_in_root(root: BorrowedFd<'_>, path: &Path, bytes_max: u64) -> Result
     if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino) {
         return Err(Error::new(call(), Errno::EAGAIN));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity((after.st_size as u64).min(bytes_max) as usize + 1);
     std::fs::File::from(file).take(bytes_max + 1).read_to_end(&mut bytes).call(call)?;
     if bytes.len() as u64 > bytes_max { Err(Error::new(call(), Errno::EFBIG)) } else { Ok(bytes) }
 }

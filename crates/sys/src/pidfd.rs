@@ -247,7 +247,11 @@ pub fn start_time(pid: i32) -> Result<u64> {
 
 fn proc_stat(pid: i32) -> Result<(char, u64)> {
     let gone = || Error::new(format!("open(/proc/{pid}/stat)"), Errno::ESRCH);
-    let text = std::fs::read(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
+    // One read: the kernel gives the whole line, which has at most 52 numbers.
+    let mut buffer = [0u8; 2048];
+    let mut file = std::fs::File::open(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
+    let length = std::io::Read::read(&mut file, &mut buffer).map_err(|_| gone())?;
+    let text = &buffer[..length];
     // The command's name may hold anything, also ')' and line feeds; what follows the last ')' cannot.
     let after = text.iter().rposition(|byte| *byte == b')').ok_or_else(gone)?;
     let rest = std::str::from_utf8(&text[after + 1..]).map_err(|_| gone())?;

@@ -30,11 +30,13 @@ pub struct Kill {
     place: Place,
     pids_max_before: Option<String>,
     thaw: bool,
+    /// `cgroup.kill`; a test names a file that no kernel has, to get what kernels before 5.14 get.
+    kill_file: &'static str,
 }
 
 impl Kill {
     pub(super) fn new(place: Place) -> Kill {
-        Kill { place, pids_max_before: None, thaw: false }
+        Kill { place, pids_max_before: None, thaw: false, kill_file: "cgroup.kill" }
     }
 
     /// Sends SIGKILL to whatever is in the cgroup or below it and says how many processes it has found. Never waits:
@@ -57,7 +59,7 @@ impl Kill {
         if left.is_empty() {
             return Ok(0);
         }
-        match files::write(&self.place.dir.join("cgroup.kill"), "1") {
+        match files::write(&self.place.dir.join(self.kill_file), "1") {
             Ok(()) => return Ok(left.len()),
             Err(error) if error.errno() == Errno::ENOENT => {}
             Err(error) => return Err(error.into()),
@@ -68,7 +70,7 @@ impl Kill {
             self.thaw = true;
         }
         // A frozen process of v2 dies of SIGKILL without being thawed.
-        self.signal(&left)
+        signal(&self.place, &left, libc::SIGKILL).map(|_| left.len())
     }
 
     fn step_v1(&mut self) -> Result<usize, CgroupError> {
@@ -89,7 +91,8 @@ impl Kill {
             files::write(state, "FROZEN")?;
             self.thaw = true;
         }
-        let found = self.signal(&processes_below(&self.place.dir)?)?;
+        let found = processes_below(&self.place.dir)?;
+        signal(&self.place, &found, libc::SIGKILL)?;
         // A frozen process of v1 dies only when it thaws, whoever froze it.
         if let Some(state) = &state {
             match files::write(state, "THAWED") {
@@ -97,19 +100,7 @@ impl Kill {
                 Ok(()) | Err(_) => self.thaw = false,
             }
         }
-        Ok(found)
-    }
-
-    /// SIGKILL to each that is still a member; the number that was there.
-    fn signal(&self, pids: &[libc::pid_t]) -> Result<usize, CgroupError> {
-        let path = format!("/{}", self.place.path.display());
-        for pid in pids {
-            if let Err(source) = files::signal_member(*pid, &self.place.controller, &path, libc::SIGKILL) {
-                let path = PathBuf::from(format!("/proc/{pid}"));
-                return Err(files::CgroupFileError { call: "kill", path, value: None, source }.into());
-            }
-        }
-        Ok(pids.len())
+        Ok(found.len())
     }
 }
 
@@ -125,6 +116,22 @@ impl Drop for Kill {
             }
         }
     }
+}
+
+/// Signals each that is still a member; how many there were.
+pub(super) fn signal(place: &Place, pids: &[libc::pid_t], signal: libc::c_int) -> Result<usize, CgroupError> {
+    let path = format!("/{}", place.path.display());
+    let mut sent = 0;
+    for pid in pids {
+        match files::signal_member(*pid, &place.controller, &path, signal) {
+            Ok(was_there) => sent += usize::from(was_there),
+            Err(source) => {
+                let path = PathBuf::from(format!("/proc/{pid}"));
+                return Err(files::CgroupFileError { call: "kill", path, value: None, source }.into());
+            }
+        }
+    }
+    Ok(sent)
 }
 
 /// The processes of a cgroup and of all below it.
@@ -148,4 +155,41 @@ pub(super) fn processes_below(dir: &Path) -> Result<Vec<libc::pid_t>, CgroupErro
     found.sort_unstable();
     found.dedup();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::{Cgroup, Layout};
+    use std::time::Duration;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a process to kill")]
+    fn without_cgroup_kill_a_v2_cgroup_is_frozen_and_killed() {
+        let mut layout = Layout::detect().unwrap();
+        layout.v1.clear();
+        let Some(unified) = &mut layout.unified else {
+            eprintln!("not tested: no v2 tree is mounted on this host");
+            return;
+        };
+        unified.controllers.clear();
+        let path = format!("killick-test-freezekill-{}", std::process::id());
+        let cgroup = Cgroup::create(&layout, &path, &serde_json::from_str("{}").unwrap()).unwrap();
+        let procs = cgroup.unified_dir().unwrap().join("cgroup.procs");
+        let script = format!("echo 0 > {}; while :; do (setsid sleep 30 &); done", procs.display());
+        let mut child = std::process::Command::new("/bin/sh").arg("-c").arg(script).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while cgroup.processes().unwrap().len() < 20 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut kill = cgroup.kill();
+        kill.kill_file = "cgroup.no-such-file";
+        let killed = kill.finish(deadline);
+        let thawed = !cgroup.is_frozen().unwrap();
+        child.wait().unwrap();
+        cgroup.kill_all(deadline).unwrap();
+        cgroup.remove(deadline).unwrap();
+        killed.unwrap();
+        assert!(thawed);
+    }
 }

@@ -21,10 +21,12 @@ use crate::resources::{self, ResourceError, Tolerate, Version, Write};
 mod kill;
 mod leaf;
 mod oom;
+mod stats;
 
 pub use kill::Kill;
 pub use leaf::{Leaf, LeafPool};
-pub use oom::OomWatch;
+pub use oom::{OomNotice, OomWatch};
+pub use stats::*;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -176,6 +178,12 @@ impl Cgroup {
         Kill::new(self.primary())
     }
 
+    /// Sends a signal to every process of the cgroup and below; how many got it. For SIGKILL use `kill`, which no fork
+    /// outruns.
+    pub fn signal_all(&self, signal: i32) -> Result<usize, CgroupError> {
+        kill::signal(&self.primary(), &self.processes()?, signal)
+    }
+
     /// Kills everything in the cgroup and waits until it is empty.
     pub fn kill_all(&self, deadline: Instant) -> Result<(), CgroupError> {
         self.kill().finish(deadline)
@@ -272,6 +280,11 @@ impl Cgroup {
             Some((file, version)) => Ok(Some(OomWatch::open(&file, version)?)),
             None => Ok(None),
         }
+    }
+
+    /// All counters, in the shape that containerd has for this host's cgroup version.
+    pub fn stats(&self) -> Result<Metrics, CgroupError> {
+        stats::read(self)
     }
 
     /// Leaf cgroups for execs into this container.

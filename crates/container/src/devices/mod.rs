@@ -88,8 +88,9 @@ const fn make_any(kind: Kind) -> Rule {
     Rule { allow: true, kind, major: None, minor: None, access: MKNOD }
 }
 
-/// Appended to every rule list, in runc's order: any node may be made, but only these may be opened.
-pub const DEFAULT_RULES: [Rule; 12] = [
+/// Appended to every rule list, in runc's order: any node may be made, but only these may be opened. Unlike runc no tun
+/// (10:200): containerd's CRI does not ask for it.
+pub const DEFAULT_RULES: [Rule; 11] = [
     make_any(Kind::Char),
     make_any(Kind::Block),
     char_device(1, Some(3)),
@@ -98,10 +99,9 @@ pub const DEFAULT_RULES: [Rule; 12] = [
     char_device(5, Some(0)),
     char_device(1, Some(5)),
     char_device(1, Some(9)),
-    char_device(5, Some(1)),    // console
-    char_device(136, None),     // pts
-    char_device(5, Some(2)),    // ptmx
-    char_device(10, Some(200)), // tun, as runc
+    char_device(5, Some(1)), // console
+    char_device(136, None),  // pts
+    char_device(5, Some(2)), // ptmx
 ];
 
 /// The listed rules as values; the defaults are not among them.

@@ -205,7 +205,7 @@ mod tests {
             changes.iter().map(|c| format!("{}{}", if c.allow { '+' } else { '-' }, c.line)).collect();
         assert_eq!(lines[..5], ["-a", "-a *:* rwm", "+c 10:229 rw", "+b 8:* r", "+c *:* m"]);
         assert_eq!(lines.len(), 4 + DEFAULT_RULES.len());
-        assert_eq!(lines.last().unwrap(), "+c 10:200 rwm");
+        assert_eq!(lines.last().unwrap(), "+c 5:2 rwm");
     }
 
     #[test]

@@ -62,6 +62,11 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
+/// An empty HOME is none.
+pub(super) fn has_home(env: &[String]) -> bool {
+    env.iter().any(|variable| variable.len() > 5 && variable.starts_with("HOME="))
+}
+
 /// Path, arguments and environment as execve takes them. `home` is added when env has no HOME, or an empty one.
 pub(super) fn command_line(
     path: &Path,
@@ -69,7 +74,7 @@ pub(super) fn command_line(
     env: &[String],
     home: Option<&str>,
 ) -> Result<(CString, Vec<CString>, Vec<CString>), LaunchError> {
-    let has_home = env.iter().any(|variable| variable.len() > 5 && variable.starts_with("HOME="));
+    let has_home = has_home(env);
     let home = if has_home { None } else { Some(format!("HOME={}", home.unwrap_or("/"))) };
     let kept = env.iter().map(String::as_str).filter(|variable| has_home || *variable != "HOME=");
     let path_c =

@@ -52,7 +52,7 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
         executable: None,
         private: Private::default(),
     };
-    if plan.steps.iter().any(|step| matches!(step, Step::BirthInside)) {
+    if child.is_helper() {
         match Private::note() {
             Ok(private) => child.private = private,
             Err(error) => {
@@ -159,8 +159,13 @@ impl Child<'_> {
                     Who::Ids(ids) => ids.clone(),
                     Who::Query(query) => user::find(root, query)?,
                 };
-                self.home = user::home(root, self.ids.uid);
-                self.report(&Report::User(self.ids.clone()), None);
+                if !exec::has_home(self.command().1) {
+                    self.home = Some(user::home(root, self.ids.uid).unwrap_or_else(|| "/".into()));
+                }
+                // A first process's are kept for those that follow it.
+                if self.plan.steps.iter().any(|step| matches!(step, Step::Gate)) {
+                    self.report(&Report::User(self.ids.clone(), self.home.clone()), None);
+                }
                 Ok(())
             }
             Step::ChownStdio => {
@@ -212,7 +217,7 @@ impl Child<'_> {
                 self.report(&Report::Executing, None);
                 Ok(())
             }
-            Step::BirthInside => self.birth_inside(&self.plan.steps[index + 1..]),
+            Step::BirthInside => self.birth_inside(index),
             Step::Exec { args, env } => {
                 let path = match &self.executable {
                     Some(path) => path.clone(),
@@ -228,6 +233,11 @@ impl Child<'_> {
     /// What is open in the program, and the way to tell of it.
     fn kept(&self) -> impl Iterator<Item = i32> {
         (0..3 + self.plan.inherited).chain([self.channel.as_raw_fd()])
+    }
+
+    /// Whether another process will go on in this one's place.
+    pub(super) fn is_helper(&self) -> bool {
+        self.plan.steps.iter().any(|step| matches!(step, Step::BirthInside))
     }
 
     pub(super) fn fd(&self, fd: Fd) -> BorrowedFd<'_> {
@@ -355,20 +365,27 @@ impl Child<'_> {
         found.unwrap_or_default()
     }
 
-    /// `rest` are the steps after this one.
-    fn birth_inside(&mut self, rest: &[Step]) -> Result<(), LaunchError> {
+    fn birth_inside(&mut self, index: usize) -> Result<(), LaunchError> {
         set_undumpable()?;
+        let (before, rest) = (&self.plan.steps[..index], &self.plan.steps[index + 1..]);
         if tail::is_simple(rest)
             && let Some(path) = &self.executable
         {
             let channel = self.channel.as_raw_fd();
-            let inside = tail::birth(&self.private, rest, channel, path, self.home.as_deref())?;
+            let inside = tail::birth(&self.private, (before, rest), channel, path, self.home.as_deref())?;
             let pidfd = inside.pidfd.as_ref().map(|pidfd| pidfd.as_fd());
             self.report(&Report::Inside { pid: inside.pid }, pidfd);
             exit_now(0)
         }
         match birth(Birth { sibling: true, ..Birth::default() }) {
-            Ok(Born::Child { .. }) => Ok(signal::unblock_all()?),
+            Ok(Born::Child { .. }) => {
+                signal::unblock_all()?;
+                nix::unistd::setsid().call(|| "setsid()".into())?;
+                if before.iter().any(|step| matches!(step, Step::Terminal { .. })) {
+                    terminal::take_control()?;
+                }
+                Ok(())
+            }
             Ok(Born::Parent { child }) => {
                 self.report(&Report::Inside { pid: child.pid() }, child.as_fd());
                 exit_now(0)

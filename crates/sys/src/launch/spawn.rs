@@ -35,8 +35,8 @@ pub(crate) enum Report {
         pid: i32,
     },
     Gate,
-    /// Who the process will be.
-    User(Ids),
+    /// Who the process will be, and its home directory where one had to be looked up.
+    User(Ids, Option<String>),
     /// The next thing is execve.
     Executing,
     Failed(LaunchError),
@@ -71,7 +71,7 @@ pub struct Launch {
     gate_open: bool,
     warnings: Vec<String>,
     terminal: Option<OwnedFd>,
-    user: Option<Ids>,
+    user: Option<(Ids, Option<String>)>,
     inside: Inside,
     executing: bool,
 }
@@ -174,7 +174,12 @@ impl Launch {
 
     /// Who the process is, once its user is found.
     pub fn user(&self) -> Option<&Ids> {
-        self.user.as_ref()
+        self.user.as_ref().map(|(ids, _)| ids)
+    }
+
+    /// The HOME that the process got because its environment has none.
+    pub fn home(&self) -> Option<&str> {
+        self.user.as_ref().and_then(|(_, home)| home.as_deref())
     }
 
     /// The pty's master, once.
@@ -208,7 +213,7 @@ impl Launch {
         match serde_json::from_slice(&message.bytes) {
             Ok(Report::Warning(text)) if self.warnings.len() < WARNINGS_MAX => self.warnings.push(text),
             Ok(Report::Warning(_)) => {}
-            Ok(Report::User(ids)) => self.user = Some(ids),
+            Ok(Report::User(ids, home)) => self.user = Some((ids, home)),
             Ok(Report::Terminal) => self.terminal = fds.next(),
             Ok(Report::Inside { pid }) => {
                 self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));

@@ -93,6 +93,7 @@ struct Text {
 struct Orders {
     channel: RawFd,
     gate: bool,
+    terminal: bool,
     has_filter: bool,
     filter_flags: u32,
     filter: libc::sock_fprog,
@@ -186,11 +187,12 @@ pub(super) struct Inside {
 /// Bears the process that goes on with `rest` as a child of our parent, and returns in this one.
 pub(super) fn birth(
     private: &Private,
-    rest: &[Step],
+    (steps_before, rest): (&[Step], &[Step]),
     channel: RawFd,
     path: &Path,
     home: Option<&str>,
 ) -> Result<Inside, LaunchError> {
+    let terminal = steps_before.iter().any(|step| matches!(step, Step::Terminal { .. }));
     let (mut gate, mut filter, mut command) = (false, None, None);
     for step in rest {
         match step {
@@ -219,6 +221,7 @@ pub(super) fn birth(
     let orders = Orders {
         channel,
         gate,
+        terminal,
         has_filter: filter.is_some(),
         filter_flags: filter.map_or(0, |filter| filter.flags),
         filter: libc::sock_fprog {
@@ -285,6 +288,11 @@ const FAILED: usize = 127;
 
 /// The tail itself. Nothing here may allocate, panic or touch errno: there is no memory for it.
 fn run(orders: &Orders) -> ! {
+    // The session of the helper ends with it, by SIGHUP where it has a terminal.
+    raw(libc::SYS_setsid, [0; 6]);
+    if orders.terminal {
+        raw(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0, 0, 0, 0]);
+    }
     let go = [0u8; GO.len()];
     if orders.gate {
         tell(orders, &orders.at_gate, 0);

@@ -38,7 +38,10 @@ pub(super) fn open(child: &Child<'_>, console: bool, rows: u16, columns: u16) ->
     for number in 0..=2 {
         dup_onto(slave.as_fd(), number)?;
     }
-    take_control()?;
+    // A controlling terminal goes with the session, and that is the last process's.
+    if !child.is_helper() {
+        take_control()?;
+    }
     Ok(master)
 }
 
@@ -81,7 +84,7 @@ fn set_size(master: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
 }
 
 #[allow(unsafe_code)]
-fn take_control() -> Result<()> {
+pub(super) fn take_control() -> Result<()> {
     // SAFETY: the argument is an integer: do not take it from another session.
     let done = unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
     check(done.into(), || "ioctl(0, TIOCSCTTY, 0)".into()).map(drop)
