@@ -72,7 +72,10 @@ fn check_object(entries: &[Entry], table: &Table, path: &str, report: &mut Repor
     for entry in entries {
         let place = join(path, &entry.key);
         let Some(field) = table.field(&entry.key) else {
-            let hint = suggest::hint(&entry.key, table.names());
+            let mut hint = suggest::hint(&entry.key, table.names());
+            if let (true, Some(place)) = (hint.is_empty(), super::place_of(&entry.key)) {
+                hint = format!("; in a pod it belongs to {place}");
+            }
             let message = format!("unknown field {:?}{hint}", entry.key);
             report.add(entry.position, &place, message);
             continue;
