@@ -94,7 +94,9 @@ fn manifest(seed: u64) -> String {
         spec.insert("volumes".to_owned(), json!([{"name": "a"}, {"name": "v"}]));
         // Now and then the rest of the spec as well; alone the container has a better chance to be good.
         if let (0, Some(others)) = (choices.below(3), pod["spec"].as_object()) {
-            others.iter().for_each(|(key, value)| drop(spec.entry(key.clone()).or_insert_with(|| value.clone())));
+            for (key, value) in others {
+                spec.entry(key.clone()).or_insert_with(|| value.clone());
+            }
         }
         pod["spec"] = spec.into();
     }
