@@ -73,12 +73,9 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
         Step::Mount(mount) => do_mount(child, mount).map_err(|error| at(&mount.destination, "mount", error)),
         Step::Device(device) => make_device(child, device).map_err(|error| at(&device.path, "make device", error)),
         Step::Symlink { path, target, replace } => Ok(symlink(child.root.fd()?, path, target, *replace)?),
-        Step::MakeDirectory { path, mode } => {
-            let (parent, name) = parent_in_root(child.root.fd()?, path)?;
-            match mkdirat(&parent, name, Mode::from_bits_truncate(*mode)) {
-                Ok(()) | Err(Errno::EEXIST) => Ok(()),
-                Err(errno) => Err(Error::new(format!("mkdir(root{})", path.display()), errno).into()),
-            }
+        Step::MakeDirectory(path) => {
+            let _ = mkdirs_in_root(child.root.fd()?, path, 0o755);
+            Ok(())
         }
         Step::ReadonlyPath(path) => {
             readonly_path(child.root.fd()?, path).map_err(|e| at(path, "make read-only", e.into()))
@@ -89,6 +86,10 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             Ok(change_flags(target.as_fd(), libc::MS_RDONLY, 0)?)
         }
         Step::PivotRoot => Ok(pivot_root(child.root.fd()?)?),
+        Step::Chroot(path) => {
+            nix::unistd::chroot(path).call(|| format!("chroot({})", path.display()))?;
+            Ok(nix::unistd::chdir("/").call(|| "chdir(/)".into())?)
+        }
         Step::ReadonlyRoot => {
             let root = open_path(Path::new("/"))?;
             Ok(change_flags(root.as_fd(), libc::MS_RDONLY, 0)?)
