@@ -213,6 +213,16 @@ impl PidFd {
         }
     }
 
+    /// Blocks until it has ended, or for so long; for processes that are not our children. Without pidfds it is just
+    /// the time.
+    pub fn wait_gone(&self, at_most: std::time::Duration) -> Result<()> {
+        let Some(fd) = self.as_fd() else {
+            std::thread::sleep(at_most);
+            return Ok(());
+        };
+        crate::spawn::wait_readable(fd, std::time::Instant::now() + at_most)
+    }
+
     /// The exit of a process that somebody else reaped, from PIDFD_GET_INFO (6.15); None where the kernel cannot
     /// tell. Ask after POLLHUP: POLLIN alone is a zombie, whose exit is not written yet.
     #[allow(unsafe_code)]
