@@ -126,7 +126,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let console = parsed.one("console-socket");
     stdio::check_terminal(terminal, console, detach)?;
     let passed = stdio::passed(parsed.number("preserve-fds")?)?;
-    let seccomp = seccomp(&spec)?;
+    let seccomp = seccomp(context, &spec)?;
 
     let dir = context.root.make(id)?;
     let mut undo = Undo { context, dir: Some(dir.clone()), cgroup: None };
@@ -219,15 +219,15 @@ fn terminal_of(spec: &Spec) -> Stdio {
     }
 }
 
-/// The same as the shim's: a profile is compiled once for each boot.
-const SECCOMP_CACHE: &str = "/run/killick/seccomp";
+/// Beside the states, where no id can be: a profile is compiled once for each boot.
+const SECCOMP_CACHE: &str = ".seccomp";
 
-fn seccomp(spec: &Spec) -> Result<Option<Filter>, String> {
+fn seccomp(context: &Context, spec: &Spec) -> Result<Option<Filter>, String> {
     let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else { return Ok(None) };
-    let directory = Path::new(SECCOMP_CACHE);
+    let directory = context.root.path.join(SECCOMP_CACHE);
     // Without a cache it takes a moment longer.
-    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    let compiled = compile_cached(directory, profile, &Kernel::detect());
+    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    let compiled = compile_cached(&directory, profile, &Kernel::detect());
     compiled.map(Some).map_err(|error| error.to_string())
 }
 
