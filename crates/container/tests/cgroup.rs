@@ -260,6 +260,10 @@ fn limits_of_a_running_container_change_up_and_down() {
     let below: LinuxResources = serde_json::from_str(r#"{"memory":{"limit":1,"checkBeforeUpdate":true}}"#).unwrap();
     let mut child = in_cgroup(&cgroup, "exec sleep 60");
     until("it runs", || cgroup.processes().unwrap().len() == 1);
+    until("it uses memory", || match cgroup.stats().unwrap() {
+        Metrics::V1(metrics) => metrics.memory.unwrap().usage.unwrap().usage > 1,
+        Metrics::V2(metrics) => metrics.memory.unwrap().usage > 1,
+    });
     assert!(matches!(cgroup.set(&below), Err(CgroupError::BelowUsage { limit: 1 })));
     cgroup.kill_all(soon()).unwrap();
     child.wait().unwrap();
@@ -394,7 +398,9 @@ fn the_counters_are_those_of_the_container() {
     let tree = Tree::new("stats");
     let cgroup =
         tree.create("pod1/web", r#"{"memory":{"limit":33554432,"swap":33554432},"pids":{"limit":9}}"#).unwrap();
-    let mut child = in_cgroup(&cgroup, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 60");
+    let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 60";
+    let mut child = in_cgroup(&cgroup, script);
+    until("it runs", || cgroup.processes().unwrap().len() == 1);
     until("it has used some time", || match cgroup.stats().unwrap() {
         Metrics::V1(metrics) => {
             let (cpu, memory) = (metrics.cpu.unwrap(), metrics.memory.unwrap());

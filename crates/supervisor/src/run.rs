@@ -332,10 +332,8 @@ impl Supervisor {
     }
 
     fn sandbox_ended(&mut self, attempt: u32) {
-        let Some(sandbox) = self.sandbox.take_if(|sandbox| sandbox.attempt == attempt) else { return };
-        // Reap it: nobody else will.
-        let _ = sandbox.sandbox.process().wait();
-        if !self.stopping_sandbox {
+        let lost = self.sandbox.take_if(|sandbox| sandbox.attempt == attempt);
+        if lost.is_some() && !self.stopping_sandbox {
             self.step(Event::SandboxLost { attempt });
         }
     }
@@ -343,7 +341,7 @@ impl Supervisor {
     fn exited(&mut self, attempt: Attempt, exit: ExitStatus) {
         // With pause die its containers: the machine must hear of pause first.
         if let Some(sandbox) = &self.sandbox
-            && !sandbox.sandbox.process().is_running()
+            && reap::is_dying(sandbox.sandbox.process())
         {
             self.sandbox_ended(sandbox.attempt);
         }
@@ -358,7 +356,9 @@ impl Supervisor {
     }
 
     fn delete(&mut self, grace_seconds: Option<i64>, force: bool) -> Response {
-        if let Err(error) = self.context.host.dir.mark_deleting() {
+        if let Err(error) = self.context.host.dir.mark_deleting()
+            && self.context.host.dir.data_dir().exists()
+        {
             return Response::Refused { reason: Refusal::Internal, message: error.to_string() };
         }
         let grace = match grace_seconds {
@@ -526,6 +526,15 @@ impl Supervisor {
         }
         if let Err(error) = self.context.host.dir.write_state(&state) {
             self.context.complain(&error.to_string());
+            self.end_if_abandoned();
+        }
+    }
+
+    /// Somebody has removed the pod's directory under us: nobody can ask for the pod's end any more, so it ends.
+    fn end_if_abandoned(&self) {
+        if !self.context.host.dir.run_dir().exists() && self.machine.deletion().is_none() {
+            let (answer, _) = tokio::sync::oneshot::channel();
+            self.tell_later(Message::Delete { grace_seconds: Some(0), force: true, answer });
         }
     }
 

@@ -198,5 +198,7 @@ pub async fn take_down(context: &Context, sandbox: Option<&LiveSandbox>, state: 
 /// Says when pause has died.
 pub async fn watch(context: Rc<Context>, sandbox: Rc<LiveSandbox>) {
     crate::wait::ended(sandbox.sandbox.process()).await;
+    // Nobody else reaps it.
+    let _ = sandbox.sandbox.process().wait();
     context.tell(Message::SandboxEnded { attempt: sandbox.attempt }).await;
 }

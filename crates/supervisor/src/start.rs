@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use killick_container::cgroup::Cgroup;
+use killick_container::seccomp::cache::compile_cached;
 use killick_container::{CreateRequest, Join, LaunchError, PidMode, Progress, Ptrace, Rootfs, Stdio};
 use killick_image::{Image, Store};
 use killick_pod::env::{Sources, resolve_env};
@@ -115,6 +116,14 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
     let cgroup = Cgroup::create(&context.host.layout, cgroup_path(context, &container.name), &resources)
         .map_err(|error| create_failed(error.to_string()))?;
 
+    let seccomp = match linux.and_then(|linux| linux.seccomp().as_ref()) {
+        Some(profile) => {
+            Some(compile_cached(&context.host.roots.seccomp_cache(), profile, &context.host.seccomp).map_err(
+                |error| create_failed(format!("seccomp profile of container {:?}: {error}", container.name)),
+            )?)
+        }
+        None => None,
+    };
     let (stdio, mut outputs) = streams(container).map_err(create_failed)?;
     let container_dir = context.host.dir.container_dir(&container.name, attempt.number);
     let read_only = config.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true));
@@ -129,7 +138,7 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
             rootfs: Rootfs::layers(image.layers.clone(), &container_dir, read_only),
             join: Join::sandbox(&sandbox.sandbox, pid_mode(pod), ptrace(pod, container)),
             cgroup: Some(&cgroup),
-            seccomp: None,
+            seccomp,
             stdio,
             user: config.user.clone(),
             sources: mounts.iter().map(|mount| mount.destination.clone()).zip(sources).collect(),

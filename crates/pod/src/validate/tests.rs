@@ -241,3 +241,22 @@ fn problems_beyond_the_limit_are_counted() {
     assert_eq!(report.len(), 1001);
     assert_eq!(report[1000], "1007:3: 500 more problems are not shown");
 }
+
+/// Each would take minutes if a lookup went through a list for each element of another.
+#[test]
+fn many_problems_take_no_longer_than_few() {
+    let start = std::time::Instant::now();
+    let many = |text: &str| -> String { (0..5_000).map(|n| text.replace('#', &n.to_string())).collect() };
+    for (spec, container) in [
+        (many("unknown#: 1\n"), String::new()),
+        (format!("volumes: [{}]", many("{name: vol-#},")), format!("volumeMounts: [{}]", many("{name: v-#},"))),
+        (String::new(), format!("resources: {{limits: {{{0}}}, requests: {{{0}}}}}", many("a#: 1,"))),
+        (String::new(), format!("livenessProbe: {{{}}}", many("a#: 1,"))),
+        (String::new(), format!("env: [{}]", many("{name: A, valueFrom: {resourceFieldRef: {containerName: x#}}},"))),
+        (String::new(), format!("ports: [{}]", many("{name: p#},"))),
+        (format!("initContainers: [{}]", many("{name: c-#},")), String::new()),
+    ] {
+        assert!(report(&pod(&spec, &container)).len() > 100);
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(30), "{:?}", start.elapsed());
+}
