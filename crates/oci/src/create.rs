@@ -3,7 +3,8 @@
 use crate::args::{Command, Flag, HELP, Parsed};
 use crate::bundle::Bundle;
 use crate::foreground::Foreground;
-use crate::lifecycle;
+use crate::lifecycle::{self, Ready};
+use crate::notify;
 use crate::state::{New, State, check_id};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
@@ -66,13 +67,18 @@ fn run(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
     let foreground = if detach { None } else { Some(Foreground::prepare()?) };
     let made = make(context, parsed, id, detach).map_err(|why| context.failed("run", why))?;
     let Made { state, container, terminal } = made;
-    if let Err(why) = lifecycle::start_container(context, &state) {
-        let _ = lifecycle::destroy(context, &state);
-        let _ = container.process().wait();
-        return Err(context.failed("run", why));
-    }
+    let started = lifecycle::start_container(context, &state, if detach { Ready::Wait } else { Ready::Beside });
+    let notifier = match started {
+        Ok(notifier) => notifier,
+        Err(why) => {
+            let _ = lifecycle::destroy(context, &state);
+            let _ = container.process().wait();
+            return Err(context.failed("run", why));
+        }
+    };
     let Some(foreground) = foreground else { return Ok(0) };
     let exit = foreground.attend(container.process(), terminal)?;
+    drop(notifier);
     if !parsed.has("keep") {
         lifecycle::destroy(context, &state)?;
     }
@@ -118,7 +124,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
             return Err(format!("--{flag} is not supported yet"));
         }
     }
-    let Bundle { path: bundle, rootfs, config, spec, warnings } =
+    let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
     let process = spec.process().as_ref().ok_or("process property must not be empty")?;
@@ -135,7 +141,10 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let gate = gate_listen(&dir.join("start.sock")).map_err(|error| error.to_string())?;
     let hook_state = hooks::state(crate::features::SPEC_VERSION, id, &bundle, &spec);
     let stdio = if terminal { terminal_of(&spec) } else { stdio::inherit()? };
-    let Passed { count, env } = passed;
+    let Passed { count, mut env } = passed;
+    if notify::of_caller().is_some() {
+        env.push(notify::prepare(&dir, &mut spec)?);
+    }
     let request = BundleRequest {
         id: id.to_owned(),
         bundle: &bundle,
