@@ -79,12 +79,8 @@ async fn once(context: &Rc<Context>, target: &Target, probe: &Probe, timeout: Du
 async fn run_probe(context: &Rc<Context>, target: &Target, handler: &Handler, timeout: Duration) -> Outcome {
     let (facts, live) = (&context.host.facts, &target.live);
     let launcher = InContainer { facts, container: &live.container, execs: &live.execs };
-    let netns = match target.sandbox.sandbox.network_namespace() {
-        Ok(netns) => netns,
-        Err(error) => return Outcome::Unknown(format!("the pod's network namespace: {error}")),
-    };
     let place = Place {
-        netns: (!target.sandbox.sandbox.is_host_network()).then(|| netns.as_fd()),
+        netns: target.sandbox.netns.as_ref().map(AsFd::as_fd),
         pod_ip: pod_ip(&target.sandbox, context.host.node.ip),
         container: &target.container,
         hosts: &target.sandbox.hosts,
@@ -172,9 +168,8 @@ async fn run_hook(
 ) -> Result<Option<String>, String> {
     let (facts, live) = (&context.host.facts, &target.live);
     let launcher = InContainer { facts, container: &live.container, execs: &live.execs };
-    let netns = target.sandbox.sandbox.network_namespace().map_err(|error| error.to_string())?;
     let place = Place {
-        netns: (!target.sandbox.sandbox.is_host_network()).then(|| netns.as_fd()),
+        netns: target.sandbox.netns.as_ref().map(AsFd::as_fd),
         pod_ip: pod_ip(&target.sandbox, context.host.node.ip),
         container: &target.container,
         hosts: &target.sandbox.hosts,

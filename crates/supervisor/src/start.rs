@@ -19,7 +19,6 @@ use killick_sys::fd::pipe;
 use killick_sys::spawn::{set_undumpable, worker_with_fds};
 use killick_volume::{Prepared, RecursiveReadOnly};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
 use crate::births::Birth;
 use crate::container_config::{self, Bind, SandboxView};
@@ -29,7 +28,7 @@ use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::log_pump::{self, LogPump, PumpHandle};
 use crate::message::Message;
 use crate::reap::{empty_cgroup, remove_cgroup};
-use crate::state::{ContainerState, keep_key};
+use crate::state::{ContainerState, keep_key, remove_container, write_container};
 use crate::wait::finish;
 use crate::watch::{self, Farewell};
 
@@ -86,6 +85,7 @@ pub async fn clean_up(context: &Context, container: &str, attempt: Attempt) -> R
     let cgroup =
         Cgroup::open(&context.host.layout, cgroup_path(context, container)).map_err(|error| error.to_string())?;
     empty_cgroup(&cgroup).await?;
+    remove_container(&context.host.dir, attempt.container);
     remove_cgroup(&cgroup).await
 }
 
@@ -169,12 +169,8 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
         image_id: image.id.clone(),
         stop_signal,
         terminal: container.tty,
-        started: false,
     };
-    let (written, is_written) = oneshot::channel();
-    context.tell(Message::AtGate { state: Box::new(state), written }).await;
-    // The loop answers, or it has ended and the container with it.
-    is_written.await.map_err(|_| run_failure(&LaunchError::NotRunning))?;
+    write_container(&context.host.dir, &state).map_err(create_failed)?;
 
     let ran = match created.start() {
         Ok(()) => birth.reaches(Progress::Running, || created.progress()).await,
@@ -192,8 +188,6 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
         execs: Execs::new(cgroup.leaf_pool()),
         cgroup,
         stop_signal,
-        image_id: image.id.clone(),
-        terminal: container.tty,
     });
     context.tell(Message::Started { live: Rc::clone(&live), image_id: image.id }).await;
     let farewell = Farewell {
@@ -364,8 +358,17 @@ fn streams(container: &Container) -> Result<(Stdio, Vec<OwnedFd>), String> {
     }
     let (stdout_read, stdout) = pipe().map_err(|error| error.to_string())?;
     let (stderr_read, stderr) = pipe().map_err(|error| error.to_string())?;
-    let stdin = crate::execs::null()?;
+    let stdin = if container.stdin { silent_pipe()? } else { crate::execs::null()? };
     Ok((Stdio::Streams { stdin, stdout, stderr }, vec![stdout_read, stderr_read]))
+}
+
+/// A stdin that nobody writes to and that never ends: the container holds both of its ends.
+fn silent_pipe() -> Result<OwnedFd, String> {
+    use std::os::fd::AsRawFd;
+    let (read, _write) = pipe().map_err(|error| error.to_string())?;
+    let path = format!("/proc/self/fd/{}", read.as_raw_fd());
+    let both = std::fs::OpenOptions::new().read(true).write(true).open(&path);
+    both.map(OwnedFd::from).map_err(|error| format!("open {path} for stdin: {error}"))
 }
 
 /// The pump of an attempt's output, from the start or after a take-over.
