@@ -6,6 +6,7 @@ use super::copy::copy_layers;
 use super::error::LaunchError;
 use super::plan::{Device, DeviceKind, Mount, MountPoint, MountSource, Overlay, Propagation, Step, Tree};
 use super::run::Child;
+use super::shared::must_be_shared;
 use crate::error::{Context, Error, Result};
 use crate::fd::describe;
 use crate::mount::{self, MountAttr, NewFilesystem};
@@ -222,6 +223,12 @@ fn clone_tree(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError> {
     else {
         return Ok(());
     };
+    if *propagation == Propagation::Shared {
+        match fd {
+            Some(fd) => must_be_shared(child.fd(*fd), path)?,
+            None => must_be_shared(open_path(path)?.as_fd(), path)?,
+        }
+    }
     let clone = || -> Result<OwnedFd> {
         let cloned = match fd {
             Some(fd) => mount::clone_tree(Some(child.fd(*fd)), Path::new(""), *recursive)?,
@@ -274,6 +281,9 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             let source = open_path(path)?;
             if let Some(verify) = verify {
                 same_file(source.as_fd(), child.fd(*verify))?;
+            }
+            if mount.propagation == Some(Propagation::Shared) {
+                must_be_shared(source.as_fd(), path)?;
             }
             mount::bind(&mount::at(source.as_fd()), &mount::at(point.as_fd()), *recursive)?;
             // `point` is what lies below the new mount: the mount itself is found by its path again.
