@@ -117,7 +117,8 @@ impl World {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             left.truncate(usize::from(!pods.stdout.trim().is_empty()));
-            for process in processes(&run) {
+            let outside = format!("{} ", self.outside.id());
+            for process in processes(&run).into_iter().filter(|process| !process.starts_with(&outside)) {
                 left.push(format!("process: {process}"));
             }
             let links = self.shell("ip -o link").unwrap_or_default();
@@ -130,9 +131,10 @@ impl World {
             let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
             left.extend(mounts.lines().filter(|line| line.contains(&run)).map(|line| format!("mount: {line}")));
             for path in ["run/pods", "run/names", "run/ipam", "run/netns", "root/pods", "logs"] {
-                let entries = fs::read_dir(self.directory.join(path)).map(Iterator::count).unwrap_or(0);
-                if entries > 0 {
-                    left.push(format!("{entries} files below {run}/{path}"));
+                // Lock files stay: whoever removed one could remove another's.
+                let entries = fs::read_dir(self.directory.join(path)).into_iter().flatten().flatten();
+                for entry in entries.filter(|entry| entry.file_name() != "lock") {
+                    left.push(format!("file: {}", entry.path().display()));
                 }
             }
             if left.is_empty() || Instant::now() > deadline {
