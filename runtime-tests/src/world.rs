@@ -78,15 +78,15 @@ impl World {
             outside,
         };
         for line in [
-            "ip link set lo up",
-            "ip link add eth0 type veth peer name up0",
-            &format!("ip link set up0 netns {pid}"),
-            "ip addr add 198.51.100.2/24 dev eth0",
-            "ip link set eth0 up",
-            &format!("nsenter -n -t {pid} ip link set lo up"),
-            &format!("nsenter -n -t {pid} ip addr add 198.51.100.1/24 dev up0"),
-            &format!("nsenter -n -t {pid} ip link set up0 up"),
-            "ip route add default via 198.51.100.1",
+            "/bin/ip link set lo up",
+            "/bin/ip link add eth0 type veth peer name up0",
+            &format!("/bin/ip link set up0 netns {pid}"),
+            "/bin/ip addr add 198.51.100.2/24 dev eth0",
+            "/bin/ip link set eth0 up",
+            &format!("nsenter -n -t {pid} /bin/ip link set lo up"),
+            &format!("nsenter -n -t {pid} /bin/ip addr add 198.51.100.1/24 dev up0"),
+            &format!("nsenter -n -t {pid} /bin/ip link set up0 up"),
+            "/bin/ip route add default via 198.51.100.1",
         ] {
             world.shell(line)?;
         }
@@ -121,7 +121,7 @@ impl World {
             for process in processes(&run).into_iter().filter(|process| !process.starts_with(&outside)) {
                 left.push(format!("process: {process}"));
             }
-            let links = self.shell("ip -o link").unwrap_or_default();
+            let links = self.shell("/bin/ip -o link").unwrap_or_default();
             left.extend(
                 links
                     .lines()
