@@ -135,7 +135,7 @@ fn get() -> Command {
                 .num_args(0..)
                 .help("pods (po), events (ev), configmaps (cm), secrets"),
         )
-        .arg(output("wide, json, yaml or name"))
+        .arg(output("wide, json, yaml, name, jsonpath=TEMPLATE, jsonpath-file=FILE or custom-columns=NAME:PATH,…"))
         .arg(switch("watch", "After the list, a line for each change, until interrupted").short('w'))
         .arg(kube_namespace())
         .arg(all_namespaces())
@@ -160,6 +160,7 @@ fn get() -> Command {
             "Examples:\n  \
              killick get pods -A -o wide\n  \
              killick get pod web -o yaml\n  \
+             killick get pod web -o jsonpath='{.status.podIP}'\n  \
              killick get pods -l tier=front -w\n  \
              killick get events -w",
         )

@@ -9,7 +9,7 @@ use killick_pod_dir::PodDir;
 use killick_pod_dir::control::{Request, Response};
 use killick_pod_dir::objects::ObjectStore;
 
-use crate::apply::{ask, refusal};
+use crate::apply::{ask, refusal_of};
 use crate::context::{Context, PodView};
 use crate::output::{Failure, Out, Result};
 use crate::resource::{Resource, Wanted};
@@ -245,7 +245,7 @@ fn delete_one(
                 Ok(Response::Accepted) => {}
                 // It ended while we asked.
                 Err(_) if !view.dir.exists() => {}
-                other => return Err(refusal(other)),
+                other => return Err(refusal_of(&view.dir, view.name(), other)),
             }
             Some(view)
         }

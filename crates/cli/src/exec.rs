@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::apply::with_patience;
+use crate::apply::{refusal_of, with_patience};
 use crate::container_choice::choose;
 use crate::context::Context;
 use crate::output::{Failure, Out, Result};
@@ -71,7 +71,7 @@ pub fn exec(context: &Context, options: &ExecOptions, out: &mut Out<'_>) -> Resu
         let (answer, fds) = connection.receive_within::<Response>(START_DEADLINE)?;
         Ok((connection, answer, fds))
     });
-    let (connection, answer, mut fds) = started.map_err(Failure::error)?;
+    let (connection, answer, mut fds) = started.map_err(|error| refusal_of(&view.dir, view.name(), Err(error)))?;
     streams.theirs.clear();
     match answer {
         Response::Started => {}

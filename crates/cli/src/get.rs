@@ -56,7 +56,7 @@ pub fn get(context: &Context, wanted: &[Wanted], options: &GetOptions, out: &mut
             _ => Err(Failure::error("watch is only supported on pods or events, one kind at a time")),
         };
     }
-    if matches!(options.format, Format::Json | Format::Yaml) {
+    if options.format.is_document() {
         return documents(context, wanted, options, out);
     }
     let mut failures = Vec::new();
@@ -151,7 +151,7 @@ fn documents(context: &Context, wanted: &[Wanted], options: &GetOptions, out: &m
     let bare = wanted.iter().map(|one| one.names.len()).sum::<usize>() == 1;
     // A single name that is not there: only the error is said.
     if !(bare && values.is_empty()) {
-        print::objects(values, bare, options.format, out)?;
+        print::objects(values, bare, &options.format, out)?;
     }
     Failure::all(failures)
 }
@@ -181,6 +181,9 @@ fn select_pods(context: &Context, wanted: &Wanted, options: &GetOptions) -> Resu
 }
 
 fn pod_headings(options: &GetOptions) -> Vec<String> {
+    if let Format::Columns(columns) = &options.format {
+        return columns.headings();
+    }
     let mut cells = Vec::new();
     if options.kube_namespace.is_none() {
         cells.push("NAMESPACE");
@@ -195,6 +198,9 @@ fn pod_headings(options: &GetOptions) -> Vec<String> {
 }
 
 fn pod_cells(view: &PodView, options: &GetOptions, show_kind: bool, now: Wall) -> Vec<String> {
+    if let Format::Columns(columns) = &options.format {
+        return columns.cells(&view.json());
+    }
     let row: PodRow = pod_row(&view.pod, &view.status, now);
     let mut cells = Vec::new();
     if options.kube_namespace.is_none() {
@@ -252,12 +258,12 @@ fn watch_pods(context: &Context, wanted: &Wanted, options: &GetOptions, out: &mu
         let gone: Vec<String> = known.keys().filter(|key| !present.contains(key)).cloned().collect();
         changed.extend(gone.iter().filter_map(|key| known.remove(key)));
         match options.format {
-            Format::Json | Format::Yaml => {
+            Format::Json | Format::Yaml | Format::JsonPath(_) => {
                 for pod in &changed {
                     if options.format == Format::Yaml && !std::mem::take(&mut first) {
                         out.say("---")?;
                     }
-                    print::objects(vec![pod.json()], true, options.format, out)?;
+                    print::objects(vec![pod.json()], true, &options.format, out)?;
                 }
             }
             Format::Name => {
@@ -265,7 +271,7 @@ fn watch_pods(context: &Context, wanted: &Wanted, options: &GetOptions, out: &mu
                     out.say(format!("pod/{}", pod.name()))?;
                 }
             }
-            Format::Table | Format::Wide => {
+            Format::Table | Format::Wide | Format::Columns(_) => {
                 let mut rows = Vec::new();
                 if options.headings && !known.is_empty() && table.is_new() {
                     rows.push(pod_headings(options));
@@ -343,6 +349,9 @@ impl EventFields {
 }
 
 fn event_headings(options: &GetOptions) -> Vec<String> {
+    if let Format::Columns(columns) = &options.format {
+        return columns.headings();
+    }
     let mut cells = Vec::new();
     if options.kube_namespace.is_none() {
         cells.push("NAMESPACE");
@@ -366,6 +375,9 @@ fn event_headings(options: &GetOptions) -> Vec<String> {
 }
 
 fn event_cells(pod: &PodView, event: &StoredEvent, options: &GetOptions, now: Wall) -> Vec<String> {
+    if let Format::Columns(columns) = &options.format {
+        return columns.cells(&event_json(pod, event));
+    }
     let mut cells = Vec::new();
     if options.kube_namespace.is_none() {
         cells.push(pod.kube_namespace().to_owned());
@@ -415,8 +427,8 @@ fn watch_events(context: &Context, options: &GetOptions, out: &mut Out<'_>) -> R
         for (pod, event) in select_events(context, options)? {
             let key = (pod.pod.metadata.uid.clone(), event.name.clone());
             if known.insert(key, event.count) != Some(event.count) {
-                if matches!(options.format, Format::Json | Format::Yaml) {
-                    print::objects(vec![event_json(&pod, &event)], true, options.format, out)?;
+                if options.format.is_document() {
+                    print::objects(vec![event_json(&pod, &event)], true, &options.format, out)?;
                 } else if options.format == Format::Name {
                     out.say(format!("event/{}", event.name))?;
                 } else {
@@ -465,6 +477,9 @@ fn select_objects(
 }
 
 fn object_headings(resource: Resource, options: &GetOptions) -> Vec<String> {
+    if let Format::Columns(columns) = &options.format {
+        return columns.headings();
+    }
     let mut cells = Vec::new();
     if options.kube_namespace.is_none() {
         cells.push("NAMESPACE");
@@ -479,6 +494,9 @@ fn object_headings(resource: Resource, options: &GetOptions) -> Vec<String> {
 }
 
 fn object_cells(stored: &StoredObject, options: &GetOptions, show_kind: bool, now: Wall) -> Vec<String> {
+    if let Format::Columns(columns) = &options.format {
+        return columns.cells(&object_json(stored));
+    }
     let object = &stored.object;
     let mut cells = Vec::new();
     if options.kube_namespace.is_none() {

@@ -16,6 +16,7 @@ mod duration;
 mod exec;
 mod get;
 mod image;
+mod jsonpath;
 mod logs;
 mod output;
 mod plan;

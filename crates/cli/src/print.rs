@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::jsonpath::{Columns, Template};
 use crate::output::{Failure, Out, Result};
 use crate::yaml_out;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Format {
     #[default]
     Table,
@@ -13,11 +14,33 @@ pub enum Format {
     Json,
     Yaml,
     Name,
+    JsonPath(Template),
+    Columns(Columns),
 }
 
 impl Format {
+    /// Whether whole objects are printed, not lines of a table.
+    pub fn is_document(&self) -> bool {
+        matches!(self, Format::Json | Format::Yaml | Format::JsonPath(_))
+    }
+
     pub fn parse(text: &str) -> Result<Format> {
+        let template = |text: &str| match text.is_empty() {
+            true => Err(Failure::error("template format specified but no template given")),
+            false => Template::parse(text).map(Format::JsonPath),
+        };
+        if let Some(text) = text.strip_prefix("jsonpath=") {
+            return template(text);
+        }
+        if let Some(path) = text.strip_prefix("jsonpath-file=") {
+            return template(&read(path)?);
+        }
+        if let Some(text) = text.strip_prefix("custom-columns=") {
+            return Columns::parse(text).map(Format::Columns);
+        }
         match text {
+            "jsonpath" => template(""),
+            "custom-columns" => Err(Failure::error("custom-columns format specified but no custom columns given")),
             "" => Ok(Format::Table),
             "wide" => Ok(Format::Wide),
             "json" => Ok(Format::Json),
@@ -25,14 +48,14 @@ impl Format {
             "name" => Ok(Format::Name),
             _ => Err(Failure::error(format!(
                 "unable to match a printer suitable for the output format \"{text}\", allowed formats are: \
-                 json,name,wide,yaml"
+                 custom-columns,json,jsonpath,jsonpath-file,name,wide,yaml"
             ))),
         }
     }
 }
 
 /// The objects as one document: bare when exactly one was asked for by name, else a List.
-pub fn objects(objects: Vec<Value>, bare: bool, format: Format, out: &mut Out<'_>) -> Result<()> {
+pub fn objects(objects: Vec<Value>, bare: bool, format: &Format, out: &mut Out<'_>) -> Result<()> {
     let value = match <[Value; 1]>::try_from(objects) {
         Ok([object]) if bare => object,
         Ok([object]) => list(vec![object]),
@@ -40,8 +63,13 @@ pub fn objects(objects: Vec<Value>, bare: bool, format: Format, out: &mut Out<'_
     };
     match format {
         Format::Json => out.print(&json_text(&value)),
+        Format::JsonPath(template) => out.print(&template.render(&value)),
         _ => out.print(&yaml_out::document(&value)),
     }
+}
+
+fn read(path: &str) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| Failure::error(format!("error reading --template {path}, {error}")))
 }
 
 fn list(items: Vec<Value>) -> Value {
@@ -65,19 +93,19 @@ mod tests {
 
     #[test]
     fn one_named_object_is_bare_and_all_others_are_a_list() {
-        let print = |values: Vec<Value>, bare: bool, format: Format| {
+        let print = |values: Vec<Value>, bare: bool, format: &Format| {
             let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
             objects(values, bare, format, &mut Out { stdout: &mut stdout, stderr: &mut stderr }).unwrap();
             String::from_utf8(stdout).unwrap()
         };
-        assert_eq!(print(vec![json!({"b": 1, "a": {}})], true, Format::Json), "{\n    \"a\": {},\n    \"b\": 1\n}\n");
-        assert_eq!(print(vec![json!({"b": 1, "a": {}})], true, Format::Yaml), "a: {}\nb: 1\n");
+        assert_eq!(print(vec![json!({"b": 1, "a": {}})], true, &Format::Json), "{\n    \"a\": {},\n    \"b\": 1\n}\n");
+        assert_eq!(print(vec![json!({"b": 1, "a": {}})], true, &Format::Yaml), "a: {}\nb: 1\n");
         assert_eq!(
-            print(vec![json!({"a": 1})], false, Format::Yaml),
+            print(vec![json!({"a": 1})], false, &Format::Yaml),
             "apiVersion: v1\nitems:\n- a: 1\nkind: List\nmetadata:\n  resourceVersion: \"\"\n"
         );
         assert_eq!(
-            print(vec![], true, Format::Yaml),
+            print(vec![], true, &Format::Yaml),
             "apiVersion: v1\nitems: []\nkind: List\nmetadata:\n  resourceVersion: \"\"\n"
         );
     }

@@ -178,7 +178,7 @@ pub fn sort_by<T>(items: &mut [T], path: &str, object: impl Fn(&T) -> Value) -> 
     Ok(())
 }
 
-pub fn pointer(path: &str) -> Option<String> {
+fn pointer(path: &str) -> Option<String> {
     let path = path.strip_prefix('{').and_then(|path| path.strip_suffix('}')).unwrap_or(path);
     let path = path.strip_prefix("$").unwrap_or(path);
     let path = path.strip_prefix('.').unwrap_or(path);

@@ -188,6 +188,14 @@ fn get_prints_pods_as_kubectl_does() {
     let (list, ..) = world.get(&["pods"], |options| options.format = Format::Json);
     let list: Value = serde_json::from_str(&list).unwrap();
     assert_eq!((list["kind"].as_str(), list["items"].as_array().map(Vec::len)), (Some("List"), Some(1)));
+    let (ip, ..) = world.get(&["pod", "web"], |options| {
+        options.format = Format::parse("jsonpath={.status.podIP}").unwrap();
+    });
+    assert_eq!(ip, "10.88.0.2");
+    let (columns, ..) = world.get(&["pods"], |options| {
+        options.format = Format::parse("custom-columns=POD:.metadata.name,X:.spec.x").unwrap();
+    });
+    assert_eq!(columns, "POD   X\nweb   <none>\n");
     let (table, _, result) = world.get(&["pods", "web", "absent"], |_| {});
     assert!(table.starts_with("NAME "));
     assert_eq!(text(&result), "Error from server (NotFound): pods \"absent\" not found");

@@ -2,48 +2,45 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::context::{Context, PodView};
+use crate::jsonpath::{Path, text};
 use crate::output::{Failure, Out, Result};
 use crate::resource::{Resource, Wanted};
-use crate::select::{LabelSelector, pointer};
+use crate::select::LabelSelector;
 
 const POLL: Duration = Duration::from_millis(50);
 /// A negative timeout means a week, as kubectl has it.
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum For {
     Delete,
     Create,
     Condition { kind: String, status: String },
-    Field { pointer: String, value: Option<String> },
+    Field { path: Path, value: Option<String> },
 }
 
 impl For {
     /// `delete`, `create`, `condition=Ready`, `condition=Ready=false`, `jsonpath={.status.phase}=Running`
-    pub fn parse(text: &str) -> Result<For> {
-        let unknown = || Failure::error(format!("unrecognized condition: {text:?}"));
-        if text.eq_ignore_ascii_case("delete") {
+    pub fn parse(given: &str) -> Result<For> {
+        let unknown = || Failure::error(format!("unrecognized condition: {given:?}"));
+        if given.eq_ignore_ascii_case("delete") {
             return Ok(For::Delete);
         }
-        if text.eq_ignore_ascii_case("create") {
+        if given.eq_ignore_ascii_case("create") {
             return Ok(For::Create);
         }
-        match text.split_once('=') {
+        match given.split_once('=') {
             Some(("condition", condition)) => {
                 let (kind, status) = condition.split_once('=').unwrap_or((condition, "true"));
                 Ok(For::Condition { kind: kind.to_owned(), status: status.to_owned() })
             }
             Some(("jsonpath", expression)) => {
                 let expression = expression.trim_matches('\'');
-                let (path, value) = match expression.split_once('}') {
-                    Some((path, rest)) => (format!("{path}}}"), rest.strip_prefix('=')),
-                    None => return Err(unknown()),
-                };
-                let pointer = pointer(&path).ok_or_else(unknown)?;
-                Ok(For::Field { pointer, value: value.map(|value| value.trim_matches('\'').to_owned()) })
+                let (path, rest) = expression.rsplit_once('}').ok_or_else(unknown)?;
+                let path = path.trim_start_matches('\'').strip_prefix('{').and_then(Path::parse).ok_or_else(unknown)?;
+                let value = rest.trim_start_matches('\'').strip_prefix('=');
+                Ok(For::Field { path, value: value.map(|value| value.trim_matches('\'').to_owned()) })
             }
             _ => Err(unknown()),
         }
@@ -57,14 +54,14 @@ impl For {
             For::Condition { kind, status } => view.status.conditions.iter().any(|condition| {
                 condition.kind.eq_ignore_ascii_case(kind) && condition.status.eq_ignore_ascii_case(status)
             }),
-            For::Field { pointer, value } => match (view.json().pointer(pointer), value) {
-                (None | Some(Value::Null), _) => false,
-                (Some(_), None) => true,
-                (Some(Value::String(found)), Some(wanted)) => found == wanted,
-                (Some(found), Some(wanted)) => {
-                    serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *found)
+            For::Field { path, value } => {
+                let object = view.json();
+                let found = path.find(&object, &object);
+                match value {
+                    None => !found.is_empty(),
+                    Some(wanted) => found.iter().any(|found| text(found) == *wanted),
                 }
-            },
+            }
         }
     }
 }
@@ -142,11 +139,11 @@ mod tests {
         assert_eq!(For::parse("delete"), Ok(For::Delete));
         assert_eq!(
             For::parse("jsonpath={.status.phase}=Running"),
-            Ok(For::Field { pointer: "/status/phase".into(), value: Some("Running".into()) })
+            Ok(For::Field { path: Path::parse(".status.phase").unwrap(), value: Some("Running".into()) })
         );
         assert_eq!(
             For::parse("jsonpath='{.status.podIP}'"),
-            Ok(For::Field { pointer: "/status/podIP".into(), value: None })
+            Ok(For::Field { path: Path::parse(".status.podIP").unwrap(), value: None })
         );
         assert_eq!(For::parse("ready").unwrap_err().text, "error: unrecognized condition: \"ready\"");
     }

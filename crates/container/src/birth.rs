@@ -231,6 +231,8 @@ fn plan(
         plan.extend(linux.masked_paths().iter().flatten().map(|path| Step::MaskPath(path.into())));
     }
     plan.extend(steps.finish);
+    // Before the root may become read-only.
+    plan.push(Step::MakeDirectory(settings.cwd.clone()));
     plan.push(Step::PivotRoot);
     if is_readonly(&rootfs) {
         plan.push(Step::ReadonlyRoot);

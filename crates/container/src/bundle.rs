@@ -296,6 +296,8 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
         rendezvous = Some(ours);
     }
     plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
+    // Before the root may become read-only.
+    plan.push(Step::MakeDirectory(settings.cwd.clone()));
     plan.push(Step::PivotRoot);
     if readonly {
         plan.push(Step::ReadonlyRoot);

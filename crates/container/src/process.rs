@@ -77,7 +77,7 @@ pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio,
     plan.extend([
         Step::FindUser(settings.user.who()),
         Step::ChownStdio,
-        Step::Chdir { path: settings.cwd.clone(), create: !matches!(gate, Gate::None) },
+        Step::Chdir(settings.cwd.clone()),
         Step::Umask(settings.umask),
     ]);
     // After the last file is opened (NOFILE), while hard limits may still be raised.

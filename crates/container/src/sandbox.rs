@@ -23,6 +23,8 @@ use std::time::Instant;
 pub const PAUSE_UID: u32 = 65_535;
 /// kubelet's score for a sandbox: the last thing of a pod that the OOM killer takes.
 pub const PAUSE_OOM_SCORE_ADJ: i32 = -998;
+/// All that pause sees.
+const EMPTY: &str = "/empty";
 /// Docker's and containerd's /dev/shm.
 pub const SHM_BYTES: u64 = 64 << 20;
 
@@ -234,18 +236,21 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     let null = Stdio::null().map_err(|error| Error::from_io("open(/dev/null)", &error))?;
     let stdio = plan_stdio(&mut plan, null);
 
-    let mut kinds = vec![NamespaceKind::Uts];
+    let mut kinds = Vec::new();
     if !host_ipc {
         kinds.push(NamespaceKind::Ipc);
     }
+    // The host's name goes with the host's network (kubelet.md §9.1).
     if !host_network {
-        kinds.push(NamespaceKind::Network);
+        kinds.extend([NamespaceKind::Uts, NamespaceKind::Network]);
     }
-    plan.extend([Step::NewSession, Step::Umask(0), Step::Unshare(kinds)]);
+    plan.extend([Step::NewSession, Step::Umask(0)]);
+    if !kinds.is_empty() {
+        plan.push(Step::Unshare(kinds));
+    }
     if !host_network {
-        plan.push(Step::LoopbackUp);
+        plan.extend([Step::LoopbackUp, Step::Hostname(hostname)]);
     }
-    plan.push(Step::Hostname(hostname));
     plan.extend(sysctls.into_iter().map(|(name, value)| Step::Sysctl { name, value }));
     let shm_data = format!("mode=1777,size={shm_bytes}");
     if let Some(shm) = shm {
@@ -275,7 +280,8 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     if own_shm && facts.detached_mounts {
         plan.push(filesystem("/dev/shm", "tmpfs", &shm_data));
     }
-    plan.extend([Step::PivotRoot, Step::ReadonlyRoot]);
+    // Those who join the namespace see proc and shm; pause sees an empty directory.
+    plan.extend([Step::MakeDirectory(EMPTY.into()), Step::PivotRoot, Step::ReadonlyRoot, Step::Chroot(EMPTY.into())]);
     if let PlannedStdio::Streams(fds) = stdio {
         plan.push(Step::Stdio(fds));
     }

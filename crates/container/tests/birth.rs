@@ -258,9 +258,66 @@ fn what_cannot_be_run_is_said_in_the_engines_words() {
 }
 
 #[test]
+fn pause_has_nothing_and_sees_nothing() {
+    both_ways(|host| {
+        let sandbox = host.sandbox();
+        let root = format!("/proc/{}/root", sandbox.pid());
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        let write = std::fs::write(format!("{root}/x"), "").unwrap_err();
+        assert_eq!(write.raw_os_error(), Some(libc::EROFS));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", sandbox.pid())).unwrap();
+        for line in [
+            "Uid:\t65535\t65535\t65535\t65535",
+            "Gid:\t65535\t65535\t65535\t65535",
+            "NoNewPrivs:\t1",
+            "CapBnd:\t0000000000000000",
+            "CapPrm:\t0000000000000000",
+            "SigIgn:\t0000000000000000",
+        ] {
+            assert!(status.contains(line), "{line} in {status}");
+        }
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
+fn the_hosts_network_brings_the_hosts_name() {
+    both_ways(|host| {
+        let pause = std::fs::read("/bin/busybox").unwrap();
+        let request = killick_container::sandbox::SandboxRequest { host_network: true, ..host.sandbox_request(&pause) };
+        let request = killick_container::sandbox::SandboxRequest { sysctls: Vec::new(), ..request };
+        let mut birth = killick_container::sandbox::create(&host.facts, request).unwrap();
+        assert_eq!(birth.wait(soon()), killick_container::Progress::Running);
+        let sandbox = birth.into_sandbox().unwrap();
+        let own = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
+        let output =
+            host.shell(&sandbox, "readlink /proc/self/ns/net; readlink /proc/self/ns/uts; readlink /proc/self/ns/ipc");
+        let mut lines = output.lines();
+        assert_eq!((lines.next(), lines.next()), (Some(own("net").as_str()), Some(own("uts").as_str())));
+        assert_ne!(lines.next(), Some(own("ipc").as_str()));
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
 fn a_missing_working_directory_is_made() {
     both_ways(|host| {
         let sandbox = host.sandbox();
+        let (stdio, output) = pipes();
+        let read_only = spec(json!({"process": {"args": ["pwd"], "cwd": "/made/for/me"}}));
+        let request = killick_container::CreateRequest {
+            id: "cwd".into(),
+            spec: &read_only,
+            rootfs: killick_container::Rootfs::layers(vec![host.layer()], &host.fresh("c"), true),
+            join: killick_container::Join::sandbox(&sandbox, PidMode::Sandbox, Ptrace::Impossible),
+            cgroup: None,
+            seccomp: None,
+            stdio,
+            user: UserRequest::Ids,
+            sources: Vec::new(),
+        };
+        let created = killick_container::create(&host.facts, request).unwrap();
+        assert_eq!(run_created(created, output).unwrap().0, "/made/for/me\n");
         let spec = spec(json!({"process": {"args": ["pwd"], "cwd": "/srv/app/data"}}));
         assert_eq!(host.run(&sandbox, &spec).unwrap().0, "/srv/app/data\n");
         end_sandbox(sandbox);
@@ -444,5 +501,35 @@ fn a_dead_sandbox_says_that_nothing_runs() {
         let error = host.run(&sandbox, &spec(json!({}))).unwrap_err();
         assert_eq!(error, LaunchError::NotRunning);
         sandbox.unmount().unwrap();
+    });
+}
+
+#[test]
+fn a_death_at_the_gate_is_seen_when_it_is_opened() {
+    both_ways(|host| {
+        let sandbox = host.sandbox();
+        let mut created = host.created(&sandbox, &spec(json!({})), Stdio::null().unwrap()).unwrap();
+        assert_eq!(created.wait(soon()), killick_container::Progress::AtGate);
+        let pid = created.process().unwrap().pid();
+        created.process().unwrap().send_signal(nix::sys::signal::Signal::SIGKILL).unwrap();
+        while killick_sys::pidfd::start_time(pid).is_ok() && created.process().unwrap().is_running() {
+            nix::sched::sched_yield().unwrap();
+        }
+        assert_eq!(created.start().unwrap_err(), LaunchError::NotRunning);
+        drop(created);
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
+fn tracers_in_a_shared_pid_namespace_need_a_kernel_with_detached_mounts() {
+    isolated(|| {
+        let host = Host::with(Facts { detached_mounts: false, ..Facts::detect() });
+        let sandbox = host.sandbox();
+        let stdio = Stdio::null().unwrap();
+        let error =
+            host.create_with(&sandbox, PidMode::Sandbox, Ptrace::Possible, &spec(json!({})), stdio).unwrap_err();
+        assert!(error.to_string().ends_with("set shareProcessNamespace: false, or drop SYS_PTRACE"), "{error}");
+        end_sandbox(sandbox);
     });
 }

@@ -260,6 +260,10 @@ fn limits_of_a_running_container_change_up_and_down() {
     let below: LinuxResources = serde_json::from_str(r#"{"memory":{"limit":1,"checkBeforeUpdate":true}}"#).unwrap();
     let mut child = in_cgroup(&cgroup, "exec sleep 60");
     until("it runs", || cgroup.processes().unwrap().len() == 1);
+    until("it uses memory", || match cgroup.stats().unwrap() {
+        Metrics::V1(metrics) => metrics.memory.unwrap().usage.unwrap().usage > 1,
+        Metrics::V2(metrics) => metrics.memory.unwrap().usage > 1,
+    });
     assert!(matches!(cgroup.set(&below), Err(CgroupError::BelowUsage { limit: 1 })));
     cgroup.kill_all(soon()).unwrap();
     child.wait().unwrap();
@@ -379,6 +383,26 @@ fn a_v2_cgroup_is_frozen_killed_and_removed() {
 }
 
 #[test]
+fn a_leaf_works_where_the_container_has_delegated() {
+    let tree = Tree::new("delegated");
+    if !tree.layout.is_v2() {
+        eprintln!("delegated: not tested here, controllers are on v1");
+        return;
+    }
+    let cgroup = tree.create("pod1/systemd", "{}").unwrap();
+    let dir = PathBuf::from(&cgroup.dirs()[0].1);
+    std::fs::create_dir(dir.join("init.scope")).unwrap();
+    std::fs::write(dir.join("cgroup.subtree_control"), "+pids").unwrap();
+    let own = cgroup.attach().unwrap();
+    assert_eq!(enter(&own, "exit 0").wait().unwrap().code(), Some(99), "the container's own cgroup is refused");
+    let mut pool = cgroup.leaf_pool();
+    let leaf = pool.acquire().unwrap();
+    assert_eq!(enter(leaf.attach(), "exit 3").wait().unwrap().code(), Some(3));
+    pool.release(leaf).unwrap();
+    cgroup.remove(soon()).unwrap();
+}
+
+#[test]
 fn a_cpuset_is_inherited_on_the_way_down() {
     let tree = Tree::new("cpuset");
     if tree.layout.v1_hierarchy("cpuset").is_none() {
@@ -394,7 +418,9 @@ fn the_counters_are_those_of_the_container() {
     let tree = Tree::new("stats");
     let cgroup =
         tree.create("pod1/web", r#"{"memory":{"limit":33554432,"swap":33554432},"pids":{"limit":9}}"#).unwrap();
-    let mut child = in_cgroup(&cgroup, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 60");
+    let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 60";
+    let mut child = in_cgroup(&cgroup, script);
+    until("it runs", || cgroup.processes().unwrap().len() == 1);
     until("it has used some time", || match cgroup.stats().unwrap() {
         Metrics::V1(metrics) => {
             let (cpu, memory) = (metrics.cpu.unwrap(), metrics.memory.unwrap());

@@ -278,20 +278,49 @@ fn the_rules_are_one_table_and_the_whole_of_it() {
 fn a_forward_chain_that_drops_lets_pods_through_and_is_given_back_as_it_was() {
     let host = Host::new();
     let outside = host.uplink();
-    run(
-        "nft",
-        &["add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"],
-    );
+    run("nft", &["add table inet fw; add chain inet fw onward { type filter hook forward priority 0; policy drop; }"]);
     let before = run("nft", &["list", "ruleset"]);
     let (a, _) = host.pod("uid-a");
     let (_b, _) = host.pod("uid-b");
     let far = listen(&outside, "192.168.77.1".parse().unwrap());
     assert_eq!(ask(&a, &far).to_string(), "192.168.77.2");
-    let during = run("nft", &["list", "chain", "ip", "filter", "FORWARD"]);
+    let during = run("nft", &["list", "chain", "inet", "fw", "onward"]);
     assert_eq!(during.matches("comment \"killick killick0\"").count(), 2, "{during}");
     teardown("uid-a", &host.settings);
     teardown("uid-b", &host.settings);
     assert_eq!(run("nft", &["list", "ruleset"]), before);
+}
+
+#[test]
+fn a_dropping_chain_of_iptables_stays_one_that_iptables_can_read() {
+    let host = Host::new();
+    let outside = host.uplink();
+    run("iptables", &["-P", "FORWARD", "DROP"]);
+    run("iptables", &["-A", "FORWARD", "-j", "DROP"]);
+    let before = run("iptables", &["-S"]);
+    let (a, a_net) = host.pod("uid-a");
+    let far = listen(&outside, "192.168.77.1".parse().unwrap());
+    assert_eq!(ask(&a, &far).to_string(), "192.168.77.2");
+    assert_eq!(
+        run("iptables", &["-S", "FORWARD"]).lines().collect::<Vec<_>>(),
+        [
+            "-P FORWARD DROP",
+            "-A FORWARD -i killick0 -m comment --comment \"killick killick0\" -j ACCEPT",
+            "-A FORWARD -o killick0 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment \"killick killick0\" \
+             -j ACCEPT",
+            "-A FORWARD -j DROP"
+        ]
+    );
+    // Only answers come in: a stranger's own connection is dropped as before.
+    let in_pod = listen(&a, a_net.ip);
+    let (to, soon) = (in_pod.local_addr().unwrap(), Duration::from_millis(300));
+    ns::with_netns(outside.as_fd(), || {
+        ip("route add 10.88.0.0/16 via 192.168.77.2");
+        assert!(TcpStream::connect_timeout(&to, soon).is_err());
+    })
+    .unwrap();
+    teardown("uid-a", &host.settings);
+    assert_eq!(run("iptables", &["-S"]), before);
 }
 
 #[test]
@@ -407,7 +436,7 @@ fn a_set_up_that_is_killed_anywhere_leaves_nothing_that_garbage_does_not_take() 
         }
         assert_eq!(garbage(&host.settings, |_| false), Vec::<String>::new());
         host.assert_bare();
-        deadline = deadline.mul_f64(1.1);
+        deadline = deadline.mul_f64(1.2);
     }
     assert!(killed > 5, "killed only {killed} times");
 }
@@ -423,6 +452,47 @@ fn a_tear_down_that_is_killed_anywhere_is_finished_by_the_next() {
         finished += usize::from(worker.wait().is_ok());
         assert_eq!(teardown("uid-a", &host.settings), Vec::<String>::new());
         host.assert_bare();
-        deadline = deadline.mul_f64(1.1);
+        deadline = deadline.mul_f64(1.2);
     }
+}
+
+/// Makes `socket(AF_NETLINK, …, NETLINK_NETFILTER)` fail in this thread, as a kernel without nf_tables does.
+fn refuse_netfilter() {
+    use killick_sys::seccomp::{Filter, Insn};
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let insn = |code, jt, jf, k: u32| Insn { code, jt, jf, k };
+    let program = vec![
+        insn(LOAD, 0, 0, 0), // the number
+        insn(JUMP_IF_EQUAL, 0, 5, libc::SYS_socket as u32),
+        insn(LOAD, 0, 0, 16), // the family
+        insn(JUMP_IF_EQUAL, 0, 3, libc::AF_NETLINK as u32),
+        insn(LOAD, 0, 0, 32), // the protocol
+        insn(JUMP_IF_EQUAL, 0, 1, libc::NETLINK_NETFILTER as u32),
+        insn(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT as u32),
+        insn(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    Filter { program, flags: 0 }.load().unwrap();
+}
+
+#[test]
+fn without_nf_tables_pods_run_and_say_what_they_cannot_reach() {
+    let host = Host::new();
+    let netns = new_netns();
+    let settings = host.settings.clone();
+    let worker = killick_sys::spawn::worker(Duration::from_secs(20), || {
+        refuse_netfilter();
+        setup("uid-a", netns.as_fd(), &settings)
+    })
+    .unwrap();
+    let network = worker.wait().unwrap();
+    assert_eq!(
+        network.warnings,
+        ["pods reach this host and each other only: no masquerade: \
+          socket(AF_NETLINK, SOCK_RAW|SOCK_CLOEXEC, NetlinkNetFilter): EPROTONOSUPPORT"]
+    );
+    ask(&host.own, &listen(&netns, network.ip));
+    teardown("uid-a", &host.settings);
+    host.assert_bare();
 }

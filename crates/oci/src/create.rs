@@ -10,13 +10,15 @@ use crate::{Context, Done, Failure};
 use killick_container::bundle::{self as birth, BundleBirth, BundleRequest};
 use killick_container::cgroup::{Cgroup, Layout};
 use killick_container::hooks::{self, Kind};
-use killick_container::seccomp::Filter;
+use killick_container::seccomp::cache::compile_cached;
+use killick_container::seccomp::{Filter, Kernel};
 use killick_container::{Container, Stdio};
 use killick_sys::facts::Facts;
 use killick_sys::launch::gate_listen;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -217,11 +219,16 @@ fn terminal_of(spec: &Spec) -> Stdio {
     }
 }
 
+/// The same as the shim's: a profile is compiled once for each boot.
+const SECCOMP_CACHE: &str = "/run/killick/seccomp";
+
 fn seccomp(spec: &Spec) -> Result<Option<Filter>, String> {
-    match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-        None => Ok(None),
-        Some(_) => Err("linux.seccomp: not supported yet".into()),
-    }
+    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else { return Ok(None) };
+    let directory = Path::new(SECCOMP_CACHE);
+    // Without a cache it takes a moment longer.
+    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    let compiled = compile_cached(directory, profile, &Kernel::detect());
+    compiled.map(Some).map_err(|error| error.to_string())
 }
 
 fn has_own_pid_namespace(spec: &Spec) -> bool {

@@ -139,10 +139,8 @@ pub fn destroy(context: &Context, state: &State) -> Result<(), Failure> {
     if let Err(error) = cgroup.kill_all(deadline).and_then(|()| cgroup.remove(deadline)) {
         errors.push(error.to_string());
     }
-    match state.container() {
-        Ok(Some(_)) => errors.push("container init still running".into()),
-        Ok(None) => {}
-        Err(why) => errors.push(why),
+    if let Err(why) = wait_until_gone(state, deadline) {
+        errors.push(why);
     }
     // Without its directory nobody would find what is left.
     if errors.is_empty() {
@@ -155,6 +153,17 @@ pub fn destroy(context: &Context, state: &State) -> Result<(), Failure> {
         Some(error) => Err(error.into()),
         None => Ok(()),
     }
+}
+
+/// A PID namespace's init leaves its cgroup first, and ends when all others of the namespace have.
+fn wait_until_gone(state: &State, deadline: Instant) -> Result<(), String> {
+    while let Some(container) = state.container()? {
+        if Instant::now() >= deadline {
+            return Err("container init still running".into());
+        }
+        container.process().wait_gone(Duration::from_millis(20)).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 fn pause(context: &Context, _: &Parsed, words: &[String]) -> Done {

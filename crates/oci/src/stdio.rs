@@ -59,7 +59,7 @@ pub fn passed(preserve: Option<i32>) -> Result<Passed, String> {
     }
     let count = listening + preserve;
     for number in 3..3 + count {
-        if fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err() {
+        if !is_inherited(number) {
             return Err(format!("unable to stat preserved-fd {} (of {count})", number - 3));
         }
     }
@@ -69,6 +69,13 @@ pub fn passed(preserve: Option<i32>) -> Result<Passed, String> {
         env.extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));
     }
     Ok(Passed { count, env })
+}
+
+/// Open, and not by us: ours close on exec.
+fn is_inherited(number: i32) -> bool {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).map(str::trim);
+    flags.and_then(|flags| i32::from_str_radix(flags, 8).ok()).is_some_and(|flags| flags & libc::O_CLOEXEC == 0)
 }
 
 /// Decimal, without a line feed, whole when it appears.

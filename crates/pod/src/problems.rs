@@ -50,6 +50,11 @@ impl Report {
         self.problems.is_empty()
     }
 
+    /// Further problems are only counted: no need to think about their words.
+    pub fn is_full(&self) -> bool {
+        self.problems.len() >= PROBLEMS_MAX
+    }
+
     pub fn len(&self) -> usize {
         self.problems.len() + self.untold
     }
@@ -59,7 +64,7 @@ impl Report {
     }
 
     pub fn add(&mut self, position: Position, path: &str, message: impl Into<String>) {
-        if self.problems.len() >= PROBLEMS_MAX {
+        if self.is_full() {
             self.untold += 1;
             return;
         }

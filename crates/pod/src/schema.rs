@@ -81,6 +81,39 @@ impl Table {
     }
 }
 
+/// Where in a pod a field of this name belongs, for one that was indented wrongly: `spec.containers[]`.
+///
+/// The place nearest to the top wins; `None` also for names at the top itself, and for those of several places.
+pub fn place_of(name: &str) -> Option<String> {
+    let mut level = vec![(String::new(), &POD)];
+    while !level.is_empty() {
+        let has = |table: &Table| table.field(name).is_some_and(|field| !matches!(field.support, Support::Refused(_)));
+        let found: Vec<_> = level.iter().filter(|(_, table)| has(table)).collect();
+        match found.first() {
+            None => level = level.iter().flat_map(|(path, table)| below(path, table)).collect(),
+            // `containers` and `initContainers` have one table, as the three probes do.
+            Some((path, first)) if found.iter().all(|(_, table)| std::ptr::eq(*table, *first)) => {
+                return Some(path.clone()).filter(|path| !path.is_empty());
+            }
+            Some(_) => return None,
+        }
+    }
+    None
+}
+
+fn below(path: &str, table: &'static Table) -> Vec<(String, &'static Table)> {
+    let honoured = table.fields.iter().filter(|field| field.support == Support::Honoured);
+    let tables = honoured.filter_map(|field| {
+        let path = crate::problems::join(path, field.name);
+        match field.kind {
+            Kind::Object(table) => Some((path, table)),
+            Kind::List(Kind::Object(table)) => Some((format!("{path}[]"), *table)),
+            _ => None,
+        }
+    });
+    tables.collect()
+}
+
 impl Field {
     const fn or(self, default: Preset) -> Field {
         Field { default, ..self }
@@ -118,6 +151,22 @@ mod tests {
         seen.push(table);
         for field in table.fields {
             inner(&field.kind, seen);
+        }
+    }
+
+    #[test]
+    fn a_field_in_a_wrong_place_is_told_where_it_belongs() {
+        for (name, place) in [
+            ("hostNetwork", Some("spec")),
+            ("image", Some("spec.containers[]")),
+            ("livenessProbe", Some("spec.containers[]")),
+            ("periodSeconds", Some("spec.containers[].livenessProbe")),
+            ("labels", Some("metadata")),
+            ("emptyDir", Some("spec.volumes[]")),
+            ("kind", None),
+            ("nosuch", None),
+        ] {
+            assert_eq!(place_of(name).as_deref(), place, "{name}");
         }
     }
 

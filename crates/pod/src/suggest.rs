@@ -5,7 +5,8 @@
 /// Case does not count, nor the ending of the API's type names (`TCPSocketAction` is `tcpSocket`).
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = simplified(word);
-    let distances = known.into_iter().map(|candidate| (distance(&wanted, &simplified(candidate)), candidate));
+    let distances =
+        known.into_iter().take(CANDIDATES_MAX).map(|candidate| (distance(&wanted, &simplified(candidate)), candidate));
     let (distance, candidate) = distances.min_by_key(|(distance, _)| *distance)?;
     let longest = wanted.len().max(candidate.len());
     (distance <= (longest / 4).max(1) && distance < wanted.len()).then_some(candidate)
@@ -18,6 +19,9 @@ pub fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String 
 
 /// Longer words are not guessed at: the table below would grow with the product of the lengths.
 const WORD_MAX: usize = 64;
+
+/// Names that a manifest itself brings (volumes) may be many; the API's are fewer.
+const CANDIDATES_MAX: usize = 200;
 
 fn simplified(word: &str) -> Vec<char> {
     let word = word.strip_suffix("Action").filter(|rest| !rest.is_empty()).unwrap_or(word);

@@ -16,8 +16,8 @@ pub const BYTES_MAX: usize = 4 << 20;
 pub const DEPTH_MAX: usize = 64;
 pub const DOCUMENTS_MAX: usize = 1000;
 /// Nodes of all documents together, without those through aliases.
-pub const NODES_MAX: usize = 500_000;
-/// Nodes, and bytes of text, that all aliases together may stand for.
+pub const NODES_MAX: usize = 200_000;
+/// Nodes, and bytes of text, that all aliases and merges (`<<`) together may stand for.
 pub const ALIAS_NODES_MAX: usize = 10_000;
 pub const ALIAS_BYTES_MAX: usize = BYTES_MAX;
 
@@ -68,6 +68,15 @@ impl Node {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
             _ => None,
+        }
+    }
+
+    /// Elements of a list or entries of a map.
+    fn len(&self) -> usize {
+        match &self.value {
+            Value::List(list) => list.len(),
+            Value::Map(entries) => entries.len(),
+            _ => 0,
         }
     }
 
@@ -232,7 +241,10 @@ impl Builder {
         let frame = self.stack.pop().ok_or_else(|| error(position, "invalid YAML: unexpected end".to_owned()))?;
         let value = match frame.content {
             Content::List(list) => Value::List(list),
-            Content::Map { entries, merges, .. } => Value::Map(merge(entries, &merges)),
+            Content::Map { entries, merges, .. } => {
+                self.count_alias_nodes(merges.iter().map(|source| source.len()).sum(), position)?;
+                Value::Map(merge(entries, &merges))
+            }
         };
         let node = Node { position: frame.position, value, source: String::new() };
         self.add(Rc::new(node), frame.anchor, frame.weight, false)
@@ -242,11 +254,8 @@ impl Builder {
         let known = self.anchors.get(&anchor).cloned();
         let (node, weight) =
             known.ok_or_else(|| error(position, "alias of an anchor that is not complete here".to_owned()))?;
-        self.alias_nodes += weight.nodes;
+        self.count_alias_nodes(weight.nodes, position)?;
         self.alias_bytes += weight.bytes;
-        if self.alias_nodes > ALIAS_NODES_MAX {
-            return Err(error(position, format!("more than {ALIAS_NODES_MAX} nodes through aliases")));
-        }
         if self.alias_bytes > ALIAS_BYTES_MAX {
             return Err(error(position, format!("more than {ALIAS_BYTES_MAX} bytes through aliases")));
         }
@@ -254,6 +263,14 @@ impl Builder {
             return Err(too_deep(position));
         }
         self.add(node, 0, weight, false)
+    }
+
+    fn count_alias_nodes(&mut self, nodes: usize, position: Position) -> Result<(), SyntaxError> {
+        self.alias_nodes = self.alias_nodes.saturating_add(nodes);
+        match self.alias_nodes > ALIAS_NODES_MAX {
+            true => Err(error(position, format!("more than {ALIAS_NODES_MAX} nodes through aliases"))),
+            false => Ok(()),
+        }
     }
 
     /// Puts a complete node where it belongs: into the open list or map, or it is a document.

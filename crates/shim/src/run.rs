@@ -1,5 +1,8 @@
 //! `pod run DIR`: the shim itself, as keep starts it.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use killick_pod_dir::{PodDir, Roots};
@@ -10,16 +13,34 @@ use killick_sys::daemon::inherited;
 
 pub(crate) fn run(dir: &Path) -> Result<(), String> {
     let roots = Roots::from_env();
-    run_from_a_safe_place(&roots)?;
+    let protected = run_from_a_safe_place(&roots);
     // Before anything is opened: these numbers are keep's gifts (crates/pause).
-    let (socket, lock, ready) = (inherited(SOCKET_FD), inherited(LOCK_FD), inherited(READY_FD));
+    let (socket, lock) = (inherited(SOCKET_FD), inherited(LOCK_FD));
+    let mut ready = inherited(READY_FD).map(File::from);
+    let prepared = protected.and_then(|()| prepare(roots, dir, socket));
+    match (prepared, lock) {
+        (Ok((host, keep)), Some(lock)) => {
+            let ready = ready.map(OwnedFd::from);
+            killick_supervisor::run::run(Setup { host, pause: crate::PAUSE, keep, lock, ready })
+        }
+        (Ok(_), None) => Err(NOT_BY_HAND.to_owned()),
+        (Err(error), _) => {
+            if let Some(ready) = &mut ready {
+                // Whoever waited has gone: then nobody needs the answer.
+                let _ = ready.write_all(error.as_bytes());
+            }
+            Err(error)
+        }
+    }
+}
+
+const NOT_BY_HAND: &str = "`pod run` is started by keep; to start a pod use `pod start`";
+
+fn prepare(roots: Roots, dir: &Path, socket: Option<OwnedFd>) -> Result<(Host, Keep), String> {
     killick_sys::spawn::set_undumpable().map_err(|error| error.to_string())?;
     let dir = PodDir::of_run_directory(&roots, dir).ok_or_else(|| format!("{}: no pod's directory", dir.display()))?;
-    let (Some(socket), Some(lock)) = (socket, lock) else {
-        return Err("`pod run` is started by keep; to start a pod use `pod start`".to_owned());
-    };
-    let host = Host::detect(roots, dir)?;
-    killick_supervisor::run::run(Setup { host, pause: crate::PAUSE, keep: Keep::new(socket)?, lock, ready })
+    let keep = Keep::new(socket.ok_or(NOT_BY_HAND)?)?;
+    Ok((Host::detect(roots, dir)?, keep))
 }
 
 /// Processes with this program's file as their executable are born beside containers: none of them may lead to the file

@@ -17,6 +17,8 @@ pub struct Host {
     pub dir: PodDir,
     pub layout: Layout,
     pub facts: killick_sys::facts::Facts,
+    /// What the kernel's seccomp can do.
+    pub seccomp: killick_container::seccomp::Kernel,
     pub network: killick_network::Settings,
     pub node: NodeInfo,
     pub cpus: u32,
@@ -31,14 +33,23 @@ impl Host {
             ip: killick_network::node_ip().unwrap_or_default(),
             memory_bytes: memory_bytes(),
         };
+        make_cache_directory(&roots.seccomp_cache())?;
         let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
-        Ok(Host { roots, dir, layout, facts: killick_sys::facts::Facts::detect(), network, node, cpus })
+        let facts = killick_sys::facts::Facts::detect();
+        let seccomp = killick_container::seccomp::Kernel::detect();
+        Ok(Host { roots, dir, layout, facts, seccomp, network, node, cpus })
     }
 
     /// The pod's cgroup, relative to the roots of the hierarchies.
     pub fn pod_cgroup(&self) -> PathBuf {
         Path::new(&self.roots.cgroup_root()).join(format!("pod{}", self.dir.uid()))
     }
+}
+
+fn make_cache_directory(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// `MemTotal` of /proc/meminfo.

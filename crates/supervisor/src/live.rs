@@ -1,6 +1,7 @@
 //! What runs: the pod's sandbox and its containers, shared between the loop and the tasks that watch them.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 
 use killick_container::cgroup::Cgroup;
 use killick_container::{Container, Sandbox};
@@ -8,12 +9,14 @@ use killick_network::PodNetwork;
 use killick_pod::event::Attempt;
 use killick_prober::Execs;
 
-use crate::state::{ContainerState, SandboxState};
+use crate::state::SandboxState;
 
 #[derive(Debug)]
 pub struct LiveSandbox {
     pub attempt: u32,
     pub sandbox: Sandbox,
+    /// The pod's network namespace, for probes; None with `hostNetwork`.
+    pub netns: Option<OwnedFd>,
     pub network: Option<PodNetwork>,
     /// Texts of the pod's `/etc/hosts` and `/etc/resolv.conf`, for probes that name a host.
     pub hosts: String,
@@ -23,6 +26,13 @@ pub struct LiveSandbox {
 impl LiveSandbox {
     pub fn state(&self) -> SandboxState {
         SandboxState { attempt: self.attempt, record: self.sandbox.record(), network: self.network.clone() }
+    }
+}
+
+pub fn netns_of(sandbox: &Sandbox) -> Result<Option<OwnedFd>, String> {
+    match sandbox.is_host_network() {
+        true => Ok(None),
+        false => sandbox.network_namespace().map(Some).map_err(|error| error.to_string()),
     }
 }
 
@@ -44,20 +54,4 @@ pub struct Live {
     /// Where probes' commands and other execs run.
     pub execs: Execs,
     pub stop_signal: i32,
-    pub image_id: String,
-    pub terminal: bool,
-}
-
-impl Live {
-    pub fn state(&self) -> ContainerState {
-        ContainerState {
-            attempt: self.attempt,
-            record: self.container.record(),
-            cgroup: self.cgroup.clone(),
-            image_id: self.image_id.clone(),
-            stop_signal: self.stop_signal,
-            terminal: self.terminal,
-            started: true,
-        }
-    }
 }

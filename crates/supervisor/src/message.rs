@@ -8,7 +8,6 @@ use killick_volume::Prepared;
 use tokio::sync::oneshot;
 
 use crate::live::{Live, LiveSandbox};
-use crate::state::ContainerState;
 
 /// Messages that may wait; a task that has more to say waits too.
 pub const INBOX_MAX: usize = 256;
@@ -30,11 +29,6 @@ pub enum Message {
     },
     VolumesReady {
         prepared: Vec<Prepared>,
-    },
-    /// The container waits at its gate: write it down, then let it go.
-    AtGate {
-        state: Box<ContainerState>,
-        written: oneshot::Sender<()>,
     },
     Started {
         live: Rc<Live>,

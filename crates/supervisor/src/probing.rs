@@ -8,7 +8,7 @@ use killick_pod::event::{Attempt, Event, Hook, Outcome, Record};
 use killick_pod::spec::{Container, Handler, Pod, Probe, ProbeKind};
 use killick_pod_dir::record::{self, ProbeRecord};
 use killick_pod_dir::timestamp;
-use killick_prober::{InContainer, Lateness, Place};
+use killick_prober::{InContainer, Lateness, Place, STARVED_RUN_MAX};
 
 use crate::clock;
 use crate::context::Context;
@@ -41,9 +41,21 @@ pub async fn probe(
     let Some(probe) = target.container.probe(kind).cloned() else { return };
     let timeout = Duration::from_secs(probe.timeout_seconds.max(1) as u64);
     let started = Instant::now();
-    let (outcome, slowest) = once(&context, &target, &probe, timeout).await;
+    let late_tick = Lateness { timer: late, runnable: Duration::ZERO };
+    let (outcome, slowest) = match late_tick.spoils(timeout) && spoiled.get() < STARVED_RUN_MAX {
+        // Nothing was tried: whatever it found would not be about the time that it was to be found at.
+        true => (Outcome::Failure("the probe was not made in its time".to_owned()), late),
+        false => once(&context, &target, &probe, timeout).await,
+    };
     let lateness = Lateness { timer: late.max(slowest), runnable: Duration::ZERO };
     let (outcome, count) = lateness.judge(outcome, timeout, spoiled.get());
+    if count > spoiled.get()
+        && let Outcome::Unknown(text) = &outcome
+    {
+        // The machine asks again at once, and may then find nothing to tell.
+        let message = format!("{kind:?} probe errored and resulted in unknown state: {text}");
+        context.note(warning("Unhealthy", &target.container.name, message)).await;
+    }
     spoiled.set(count);
     write_down(&context, &target.container.name, attempt, kind, &outcome, started.elapsed());
     context.tell(Message::Event(Event::Probed { attempt, kind, outcome })).await;
@@ -67,12 +79,8 @@ async fn once(context: &Rc<Context>, target: &Target, probe: &Probe, timeout: Du
 async fn run_probe(context: &Rc<Context>, target: &Target, handler: &Handler, timeout: Duration) -> Outcome {
     let (facts, live) = (&context.host.facts, &target.live);
     let launcher = InContainer { facts, container: &live.container, execs: &live.execs };
-    let netns = match target.sandbox.sandbox.network_namespace() {
-        Ok(netns) => netns,
-        Err(error) => return Outcome::Unknown(format!("the pod's network namespace: {error}")),
-    };
     let place = Place {
-        netns: (!target.sandbox.sandbox.is_host_network()).then(|| netns.as_fd()),
+        netns: target.sandbox.netns.as_ref().map(AsFd::as_fd),
         pod_ip: pod_ip(&target.sandbox, context.host.node.ip),
         container: &target.container,
         hosts: &target.sandbox.hosts,
@@ -123,19 +131,21 @@ pub async fn hook(context: Rc<Context>, pod: Rc<Pod>, target: Target, hook: Hook
         None => Ok(None),
     };
     if let Ok(Some(message)) = &result {
-        let field_path = format!("spec.containers{{{}}}", target.container.name);
-        let record = Record {
-            warning: true,
-            reason: "LifecycleHTTPFallback".to_owned(),
-            message: message.clone(),
-            field_path,
-            component: "kubelet".to_owned(),
-        };
-        context.note(record).await;
+        context.note(warning("LifecycleHTTPFallback", &target.container.name, message.clone())).await;
     }
     let result = result.map(drop);
     context.tell(Message::Event(Event::HookDone { attempt, hook, result })).await;
     collect(&target.live).await;
+}
+
+fn warning(reason: &str, container: &str, message: String) -> Record {
+    Record {
+        warning: true,
+        reason: reason.to_owned(),
+        message,
+        field_path: format!("spec.containers{{{container}}}"),
+        component: "kubelet".to_owned(),
+    }
 }
 
 /// What a command's deadline has killed is reaped, and its leaf goes back.
@@ -158,9 +168,8 @@ async fn run_hook(
 ) -> Result<Option<String>, String> {
     let (facts, live) = (&context.host.facts, &target.live);
     let launcher = InContainer { facts, container: &live.container, execs: &live.execs };
-    let netns = target.sandbox.sandbox.network_namespace().map_err(|error| error.to_string())?;
     let place = Place {
-        netns: (!target.sandbox.sandbox.is_host_network()).then(|| netns.as_fd()),
+        netns: target.sandbox.netns.as_ref().map(AsFd::as_fd),
         pod_ip: pod_ip(&target.sandbox, context.host.node.ip),
         container: &target.container,
         hosts: &target.sandbox.hosts,

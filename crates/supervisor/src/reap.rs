@@ -32,6 +32,18 @@ pub async fn wait_for_end(process: &PidFd) {
     }
 }
 
+/// Whether the process is on its way out. The init of a PID namespace stays in the middle of its exit until every
+/// process of the namespace is reaped, the containers among them: only the flag tells that it is dying.
+pub fn is_dying(process: &PidFd) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    let stat = std::fs::read(format!("/proc/{}/stat", process.pid())).unwrap_or_default();
+    let after = stat.iter().rposition(|byte| *byte == b')').map_or(0, |end| end + 1);
+    let text = String::from_utf8_lossy(&stat[after.min(stat.len())..]).into_owned();
+    // Field 9, counted from field 3 on.
+    let flags = text.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    !process.is_running() || flags.is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
 /// The exit of a process that has ended: from our own wait; after a take-over from keep's `exits`; then from the
 /// kernel, which knows it if the pidfd was open before the reaping.
 pub async fn learn_exit(dir: &PodDir, process: &PidFd) -> End {

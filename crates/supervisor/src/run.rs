@@ -28,7 +28,7 @@ use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::message::{INBOX_MAX, Message};
 use crate::probing::{self, Target};
 use crate::start::{self, Start};
-use crate::state::{ContainerState, SandboxState, State};
+use crate::state::{SandboxState, State, read_containers, remove_container};
 use crate::takeover::{self, Found};
 use crate::wait::Readable;
 use crate::{clock, control, reap, removal, sandbox, volumes, watch};
@@ -106,9 +106,9 @@ async fn take_in_hand(
         stopping_sandbox: false,
         volumes: Vec::new(),
         containers: BTreeMap::new(),
-        at_gate: BTreeMap::new(),
         events,
         spoiled: BTreeMap::new(),
+        last_good: BTreeMap::new(),
         written: None,
         late: Duration::ZERO,
     };
@@ -129,11 +129,11 @@ struct Supervisor {
     stopping_sandbox: bool,
     volumes: Vec<Prepared>,
     containers: BTreeMap<ContainerId, Rc<Live>>,
-    /// Containers whose gate is being opened: written down, not yet told.
-    at_gate: BTreeMap<ContainerId, ContainerState>,
     events: EventLog,
     /// Attempts in a row of each probe that our own lateness spoiled.
     spoiled: BTreeMap<(ContainerId, ProbeKind), Rc<Cell<u32>>>,
+    /// Whether the last answer of each probe was a good one.
+    last_good: BTreeMap<(ContainerId, ProbeKind), bool>,
     written: Option<StatusFile>,
     /// How late the tick in hand was.
     late: Duration,
@@ -172,9 +172,18 @@ impl Supervisor {
         let mut ran = Vec::new();
         let mut gone = Vec::new();
         let pods_pod = Rc::clone(&self.pod);
-        for state in state.containers {
+        for container in read_containers(&self.context.host.dir, &pods_pod) {
+            let container = match container {
+                Ok(container) => container,
+                Err(error) => {
+                    self.context.complain(&error);
+                    continue;
+                }
+            };
+            let started = state.started.contains(&container.attempt);
+            let state = container;
             let (attempt, image_id, runtime_id) = (state.attempt, state.image_id.clone(), state.record.id.clone());
-            match takeover::find_container(&self.context, &pods_pod, state, &mut held).await {
+            match takeover::find_container(&self.context, &pods_pod, state, started, &mut held).await {
                 Ok(Found::Runs(farewell, live)) => {
                     if farewell.pump.is_none() {
                         self.say_output_is_lost(&farewell.container.name);
@@ -293,20 +302,13 @@ impl Supervisor {
                 self.volumes = prepared;
                 self.step(Event::VolumesReady);
             }
-            Message::AtGate { state, written } => {
-                self.at_gate.insert(state.attempt.container, *state);
-                self.save();
-                let _ = written.send(());
-            }
             Message::Started { live, image_id } => {
                 let attempt = live.attempt;
                 let runtime_id = live.container.id().to_owned();
-                self.at_gate.remove(&attempt.container);
                 self.containers.insert(attempt.container, live);
                 self.step(Event::Started { attempt, runtime_id, image_id });
             }
             Message::StartFailed { attempt, failure } => {
-                self.at_gate.remove(&attempt.container);
                 self.step(Event::StartFailed { attempt, failure });
             }
             Message::Exited { attempt, exit } => self.exited(attempt, exit),
@@ -332,10 +334,8 @@ impl Supervisor {
     }
 
     fn sandbox_ended(&mut self, attempt: u32) {
-        let Some(sandbox) = self.sandbox.take_if(|sandbox| sandbox.attempt == attempt) else { return };
-        // Reap it: nobody else will.
-        let _ = sandbox.sandbox.process().wait();
-        if !self.stopping_sandbox {
+        let lost = self.sandbox.take_if(|sandbox| sandbox.attempt == attempt);
+        if lost.is_some() && !self.stopping_sandbox {
             self.step(Event::SandboxLost { attempt });
         }
     }
@@ -343,7 +343,7 @@ impl Supervisor {
     fn exited(&mut self, attempt: Attempt, exit: ExitStatus) {
         // With pause die its containers: the machine must hear of pause first.
         if let Some(sandbox) = &self.sandbox
-            && !sandbox.sandbox.process().is_running()
+            && reap::is_dying(sandbox.sandbox.process())
         {
             self.sandbox_ended(sandbox.attempt);
         }
@@ -351,6 +351,8 @@ impl Supervisor {
             self.containers.remove(&attempt.container);
         }
         self.step(Event::Exited { attempt, exit });
+        // Now the state says that it has ended.
+        remove_container(&self.context.host.dir, attempt.container);
     }
 
     fn own_grace(&self) -> Duration {
@@ -358,7 +360,9 @@ impl Supervisor {
     }
 
     fn delete(&mut self, grace_seconds: Option<i64>, force: bool) -> Response {
-        if let Err(error) = self.context.host.dir.mark_deleting() {
+        if let Err(error) = self.context.host.dir.mark_deleting()
+            && self.context.host.dir.data_dir().exists()
+        {
             return Response::Refused { reason: Refusal::Internal, message: error.to_string() };
         }
         let grace = match grace_seconds {
@@ -412,12 +416,32 @@ impl Supervisor {
 
     /// The machine takes one event; what it holds then is written before its actions begin.
     fn step(&mut self, event: Event) {
+        let news = self.is_news(&event);
         let actions = self.machine.step(clock::now(), event);
-        self.save();
+        // A tick that only asks for a probe is asked again by the next shim's machine.
+        if news || !actions.iter().all(|action| matches!(action, Action::Probe { .. })) {
+            self.save();
+        }
         for action in actions {
             self.act(action);
         }
         self.publish();
+    }
+
+    /// Whether what the event changes must outlive the shim. One success after another changes nothing.
+    fn is_news(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Deadline => false,
+            Event::Probed { attempt, kind, outcome } => {
+                let counted = container_of(&self.pod, attempt.container)
+                    .and_then(|container| container.probe(*kind))
+                    .is_some_and(|probe| probe.success_threshold > 1);
+                let good = matches!(outcome, Outcome::Success | Outcome::Warning(_));
+                let before = self.last_good.insert((attempt.container, *kind), good);
+                counted || !good || before != Some(true)
+            }
+            _ => true,
+        }
     }
 
     fn act(&mut self, action: Action) {
@@ -514,18 +538,26 @@ impl Supervisor {
 
     /// `state.json`, for the next shim.
     fn save(&self) {
-        let containers = self.containers.values().map(|live| live.state()).chain(self.at_gate.values().cloned());
         let state = State {
             machine: self.machine.snapshot().clone(),
             sandbox: self.sandbox_state.clone(),
             volumes: self.volumes.clone(),
-            containers: containers.collect(),
+            started: self.containers.values().map(|live| live.attempt).collect(),
         };
         if self.machine.is_finished() {
             return;
         }
         if let Err(error) = self.context.host.dir.write_state(&state) {
             self.context.complain(&error.to_string());
+            self.end_if_abandoned();
+        }
+    }
+
+    /// Somebody has removed the pod's directory under us: nobody can ask for the pod's end any more, so it ends.
+    fn end_if_abandoned(&self) {
+        if !self.context.host.dir.run_dir().exists() && self.machine.deletion().is_none() {
+            let (answer, _) = tokio::sync::oneshot::channel();
+            self.tell_later(Message::Delete { grace_seconds: Some(0), force: true, answer });
         }
     }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::births::Birth;
 use crate::container_config::pod_resources;
 use crate::context::Context;
-use crate::live::LiveSandbox;
+use crate::live::{LiveSandbox, netns_of};
 use crate::message::Message;
 use crate::reap::{self, empty_cgroup, remove_cgroup};
 use crate::state::SandboxState;
@@ -87,7 +87,8 @@ async fn make(context: &Context, pod: &Pod, attempt: u32) -> Result<LiveSandbox,
     for message in files.cut {
         context.note(warn("DNSConfigForming", &message)).await;
     }
-    Ok(LiveSandbox { attempt, sandbox, network, hosts: files.hosts, resolv_conf: files.resolv_conf })
+    let netns = netns_of(&sandbox)?;
+    Ok(LiveSandbox { attempt, sandbox, netns, network, hosts: files.hosts, resolv_conf: files.resolv_conf })
 }
 
 fn failed(error: LaunchError) -> String {
@@ -198,5 +199,7 @@ pub async fn take_down(context: &Context, sandbox: Option<&LiveSandbox>, state: 
 /// Says when pause has died.
 pub async fn watch(context: Rc<Context>, sandbox: Rc<LiveSandbox>) {
     crate::wait::ended(sandbox.sandbox.process()).await;
+    // Nobody else reaps it.
+    let _ = sandbox.sandbox.process().wait();
     context.tell(Message::SandboxEnded { attempt: sandbox.attempt }).await;
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use killick_container::cgroup::Cgroup;
+use killick_container::seccomp::cache::compile_cached;
 use killick_container::{CreateRequest, Join, LaunchError, PidMode, Progress, Ptrace, Rootfs, Stdio};
 use killick_image::{Image, Store};
 use killick_pod::env::{Sources, resolve_env};
@@ -18,7 +19,6 @@ use killick_sys::fd::pipe;
 use killick_sys::spawn::{set_undumpable, worker_with_fds};
 use killick_volume::{Prepared, RecursiveReadOnly};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
 use crate::births::Birth;
 use crate::container_config::{self, Bind, SandboxView};
@@ -28,7 +28,7 @@ use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::log_pump::{self, LogPump, PumpHandle};
 use crate::message::Message;
 use crate::reap::{empty_cgroup, remove_cgroup};
-use crate::state::{ContainerState, keep_key};
+use crate::state::{ContainerState, keep_key, remove_container, write_container};
 use crate::wait::finish;
 use crate::watch::{self, Farewell};
 
@@ -85,6 +85,7 @@ pub async fn clean_up(context: &Context, container: &str, attempt: Attempt) -> R
     let cgroup =
         Cgroup::open(&context.host.layout, cgroup_path(context, container)).map_err(|error| error.to_string())?;
     empty_cgroup(&cgroup).await?;
+    remove_container(&context.host.dir, attempt.container);
     remove_cgroup(&cgroup).await
 }
 
@@ -115,6 +116,14 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
     let cgroup = Cgroup::create(&context.host.layout, cgroup_path(context, &container.name), &resources)
         .map_err(|error| create_failed(error.to_string()))?;
 
+    let seccomp = match linux.and_then(|linux| linux.seccomp().as_ref()) {
+        Some(profile) => {
+            Some(compile_cached(&context.host.roots.seccomp_cache(), profile, &context.host.seccomp).map_err(
+                |error| create_failed(format!("seccomp profile of container {:?}: {error}", container.name)),
+            )?)
+        }
+        None => None,
+    };
     let (stdio, mut outputs) = streams(container).map_err(create_failed)?;
     let container_dir = context.host.dir.container_dir(&container.name, attempt.number);
     let read_only = config.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true));
@@ -129,7 +138,7 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
             rootfs: Rootfs::layers(image.layers.clone(), &container_dir, read_only),
             join: Join::sandbox(&sandbox.sandbox, pid_mode(pod), ptrace(pod, container)),
             cgroup: Some(&cgroup),
-            seccomp: None,
+            seccomp,
             stdio,
             user: config.user.clone(),
             sources: mounts.iter().map(|mount| mount.destination.clone()).zip(sources).collect(),
@@ -160,12 +169,8 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
         image_id: image.id.clone(),
         stop_signal,
         terminal: container.tty,
-        started: false,
     };
-    let (written, is_written) = oneshot::channel();
-    context.tell(Message::AtGate { state: Box::new(state), written }).await;
-    // The loop answers, or it has ended and the container with it.
-    is_written.await.map_err(|_| run_failure(&LaunchError::NotRunning))?;
+    write_container(&context.host.dir, &state).map_err(create_failed)?;
 
     let ran = match created.start() {
         Ok(()) => birth.reaches(Progress::Running, || created.progress()).await,
@@ -183,8 +188,6 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
         execs: Execs::new(cgroup.leaf_pool()),
         cgroup,
         stop_signal,
-        image_id: image.id.clone(),
-        terminal: container.tty,
     });
     context.tell(Message::Started { live: Rc::clone(&live), image_id: image.id }).await;
     let farewell = Farewell {
@@ -355,8 +358,17 @@ fn streams(container: &Container) -> Result<(Stdio, Vec<OwnedFd>), String> {
     }
     let (stdout_read, stdout) = pipe().map_err(|error| error.to_string())?;
     let (stderr_read, stderr) = pipe().map_err(|error| error.to_string())?;
-    let stdin = crate::execs::null()?;
+    let stdin = if container.stdin { silent_pipe()? } else { crate::execs::null()? };
     Ok((Stdio::Streams { stdin, stdout, stderr }, vec![stdout_read, stderr_read]))
+}
+
+/// A stdin that nobody writes to and that never ends: the container holds both of its ends.
+fn silent_pipe() -> Result<OwnedFd, String> {
+    use std::os::fd::AsRawFd;
+    let (read, _write) = pipe().map_err(|error| error.to_string())?;
+    let path = format!("/proc/self/fd/{}", read.as_raw_fd());
+    let both = std::fs::OpenOptions::new().read(true).write(true).open(&path);
+    both.map(OwnedFd::from).map_err(|error| format!("open {path} for stdin: {error}"))
 }
 
 /// The pump of an attempt's output, from the start or after a take-over.

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::context::Context;
 use crate::host::container_of;
-use crate::live::{Live, LiveSandbox};
+use crate::live::{Live, LiveSandbox, netns_of};
 use crate::reap::{End, recorded_exit};
 use crate::start;
 use crate::state::{ContainerState, SandboxState, keep_key};
@@ -38,9 +38,13 @@ pub enum Found {
 pub fn find_sandbox(context: &Context, state: &SandboxState) -> Result<Option<LiveSandbox>, String> {
     let reopened = killick_container::sandbox::reopen(state.record.clone()).map_err(|error| error.to_string())?;
     let read = |name: &str| std::fs::read_to_string(context.host.dir.data_dir().join(name)).unwrap_or_default();
-    Ok(reopened.map(|sandbox| LiveSandbox {
+    let Some(sandbox) = reopened else { return Ok(None) };
+    // Pause may die at this moment: then it is gone as well.
+    let Ok(netns) = netns_of(&sandbox) else { return Ok(None) };
+    Ok(Some(LiveSandbox {
         attempt: state.attempt,
         sandbox,
+        netns,
         network: state.network.clone(),
         hosts: read("etc-hosts"),
         resolv_conf: read("resolv.conf"),
@@ -62,6 +66,7 @@ pub async fn find_container(
     context: &Context,
     pod: &Rc<Pod>,
     state: ContainerState,
+    started: bool,
     held: &mut BTreeMap<u64, OwnedFd>,
 ) -> Result<Found, String> {
     let Some(container) = container_of(pod, state.attempt.container).cloned() else {
@@ -71,12 +76,12 @@ pub async fn find_container(
         [false, true].iter().filter_map(|stderr| held.remove(&keep_key(state.attempt, *stderr))).collect();
     let reopened = killick_container::reopen(state.record.clone()).map_err(|error| error.to_string())?;
     if let Some(process) = &reopened
-        && !state.started
+        && !started
         && !has_executed(process.pid()).await
     {
         return Ok(Found::NeverRan);
     }
-    if reopened.is_none() && !state.started {
+    if reopened.is_none() && !started {
         return Ok(Found::NeverRan);
     }
     let pump = match outputs.is_empty() {
@@ -99,8 +104,6 @@ pub async fn find_container(
                 execs: Execs::new(state.cgroup.leaf_pool()),
                 cgroup: state.cgroup,
                 stop_signal: state.stop_signal,
-                image_id: state.image_id,
-                terminal: state.terminal,
             });
             farewell.live = Some(Rc::clone(&live));
             Ok(Found::Runs(farewell, live))

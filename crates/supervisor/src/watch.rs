@@ -72,6 +72,7 @@ pub async fn see_off(context: Rc<Context>, farewell: Farewell, end: End) {
     if let Err(error) = remove_cgroup(&cgroup).await {
         context.complain(&error);
     }
+    // Its file goes when the machine has been told: see `Supervisor::exited`.
     context.tell(Message::Exited { attempt, exit: ExitStatus { code, oom_killed, lost, message } }).await;
 }
 

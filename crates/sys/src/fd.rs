@@ -167,12 +167,15 @@ pub fn close_all_except(keep: &[RawFd]) -> Result<()> {
 
 #[allow(unsafe_code)]
 fn close_listed(keep: &[u32]) -> Result<()> {
-    let mut open = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd").call(|| "open(/proc/self/fd)".into())?.flatten() {
-        if let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) {
-            open.push(fd);
-        }
-    }
+    let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
+        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        numbers.collect::<Vec<_>>()
+    });
+    // Where there is no /proc, all that there may be.
+    let open = match listed {
+        Ok(open) => open,
+        Err(_) => (0..limit_of_fds()).collect(),
+    };
     for fd in open {
         if keep.binary_search(&fd).is_err() {
             // SAFETY: as above; the directory's own descriptor is already closed, its number answers EBADF.
@@ -199,3 +202,13 @@ pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
     // While somebody has it open for writing, execve says ETXTBSY: read-only by another open, and the first closed.
     crate::path::reopen(file.as_fd(), nix::fcntl::OFlag::O_RDONLY)
 }
+
+/// A number that no descriptor of this process has reached.
+fn limit_of_fds() -> u32 {
+    use nix::sys::resource::{Resource, getrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, u64::from(FDS_MAX)));
+    u32::try_from(hard).unwrap_or(FDS_MAX).min(FDS_MAX)
+}
+
+/// `fs.nr_open` of an ordinary system.
+const FDS_MAX: u32 = 1 << 20;

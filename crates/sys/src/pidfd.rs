@@ -35,6 +35,9 @@ impl Exit {
     }
 }
 
+/// A killed process is gone after ~0.1 ms unless it cannot be killed.
+const REAP_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// One process. Signals and waits go by pidfd; on kernels without pidfds (before 5.3) the pid is compared with
 /// its start time before each signal, and the owner learns of exits by SIGCHLD and `wait`.
 #[derive(Debug)]
@@ -147,6 +150,24 @@ impl PidFd {
         self.wait_with(libc::WNOHANG | libc::WNOWAIT)
     }
 
+    /// After a SIGKILL: reaps the child if it ends within `REAP_WAIT`. One that sleeps in a disk or a network file
+    /// system cannot be killed until that answers, and nobody may wait for it; it stays as a zombie until we end.
+    pub(crate) fn reap_soon(&self) -> Result<Option<Exit>> {
+        let deadline = std::time::Instant::now() + REAP_WAIT;
+        loop {
+            if let Some(exit) = self.wait()? {
+                return Ok(Some(exit));
+            }
+            if std::time::Instant::now() >= deadline {
+                return Ok(None);
+            }
+            match self.as_fd() {
+                Some(fd) => crate::spawn::wait_readable(fd, deadline)?,
+                None => std::thread::sleep(std::time::Duration::from_millis(1)),
+            }
+        }
+    }
+
     /// Blocks until the child has ended, and reaps it. For workers, tools and tests: the shim's loop polls.
     pub fn wait_blocking(&self) -> Result<Exit> {
         loop {
@@ -190,6 +211,16 @@ impl PidFd {
             Ok((state, start)) => start == self.start_time && state != 'Z' && state != 'X',
             Err(_) => false,
         }
+    }
+
+    /// Blocks until it has ended, or for so long; for processes that are not our children. Without pidfds it is just
+    /// the time.
+    pub fn wait_gone(&self, at_most: std::time::Duration) -> Result<()> {
+        let Some(fd) = self.as_fd() else {
+            std::thread::sleep(at_most);
+            return Ok(());
+        };
+        crate::spawn::wait_readable(fd, std::time::Instant::now() + at_most)
     }
 
     /// The exit of a process that somebody else reaped, from PIDFD_GET_INFO (6.15); None where the kernel cannot

@@ -72,9 +72,8 @@ fn check_object(entries: &[Entry], table: &Table, path: &str, report: &mut Repor
     for entry in entries {
         let place = join(path, &entry.key);
         let Some(field) = table.field(&entry.key) else {
-            let hint = suggest::hint(&entry.key, table.names());
-            let message = format!("unknown field {:?}{hint}", entry.key);
-            report.add(entry.position, &place, message);
+            let hint = if report.is_full() { String::new() } else { field_hint(&entry.key, table) };
+            report.add(entry.position, &place, format!("unknown field {:?}{hint}", entry.key));
             continue;
         };
         match field.support {
@@ -83,6 +82,14 @@ fn check_object(entries: &[Entry], table: &Table, path: &str, report: &mut Repor
             Support::Refused(what) => report.refused(entry.position, &place, what),
             Support::Honoured | Support::NoEffect => check(&entry.value, &field.kind, &place, report),
         }
+    }
+}
+
+fn field_hint(key: &str, table: &Table) -> String {
+    let hint = suggest::hint(key, table.names());
+    match super::place_of(key) {
+        Some(place) if hint.is_empty() => format!("; in a pod it belongs to {place}"),
+        Some(_) | None => hint,
     }
 }
 

@@ -1,6 +1,6 @@
 //! One container: its name, image, ports, resources.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{label, port_name};
 use super::probe::{Role, lifecycle, probes};
@@ -106,9 +106,11 @@ fn resources(resources: &Cursor<'_>, report: &mut Report) {
             }
         }
     }
+    let limits: BTreeMap<&str, Cursor<'_>> =
+        limits.entries().into_iter().map(|(name, _, limit)| (name, limit)).collect();
     for (name, _, request) in requests.entries() {
-        let Some((_, _, limit)) = limits.entries().into_iter().find(|(limit, ..)| *limit == name) else { continue };
-        if let (Some(request_value), Some(limit)) = (quantity(&request), quantity(&limit))
+        let Some(limit) = limits.get(name) else { continue };
+        if let (Some(request_value), Some(limit)) = (quantity(&request), quantity(limit))
             && request_value > limit
         {
             let value = request_value.to_string();

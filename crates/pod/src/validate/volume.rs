@@ -94,7 +94,8 @@ pub fn mounts(container: &Cursor<'_>, volumes: &BTreeSet<&str>, report: &mut Rep
         if name.is_empty() {
             report.required(&name, "");
         } else if let Some(text) = name.text().filter(|text| !volumes.contains(text)) {
-            report.not_found(&name, &suggest::hint(text, volumes.iter().copied()));
+            let hint = if report.is_full() { String::new() } else { suggest::hint(text, volumes.iter().copied()) };
+            report.not_found(&name, &hint);
         }
         if path.is_empty() {
             report.required(&path, "");

@@ -122,7 +122,11 @@ fn limits_hold_and_are_checked_at_once() {
     check_error(&long, 2, "bytes through aliases");
     let deep = (1..40).fold("a0: &a0 [[x]]\n".to_owned(), |text, n| text + &format!("a{n}: &a{n} [[*a{}]]\n", n - 1));
     check_error(&deep, 32, "nested deeper than 64 levels");
+    // Merges that are nested would copy the innermost map once for each level.
+    let inner = (0..5000).map(|n| format!("k{n}: 1, ")).collect::<String>();
+    check_error(&(0..4).fold(format!("{{{inner}}}"), |text, _| format!("{{<<: {text}}}")), 1, "through aliases");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    check_error(&format!("[{}]", "a,".repeat(NODES_MAX + 1)), 1, "more than 200000 nodes");
     check(&("[".repeat(64) + &"]".repeat(64)), &[&("[".repeat(64) + &"]".repeat(64))]);
 }
 

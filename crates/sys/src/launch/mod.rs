@@ -7,6 +7,7 @@ mod gate;
 mod plan;
 mod rootfs;
 mod run;
+mod shared;
 mod spawn;
 mod tail;
 mod terminal;

@@ -252,15 +252,15 @@ pub enum Step {
         target: PathBuf,
         replace: bool,
     },
-    MakeDirectory {
-        path: PathBuf,
-        mode: u32,
-    },
+    /// Inside the root, with its parents; what cannot be made is for a later step to miss.
+    MakeDirectory(PathBuf),
     ReadonlyPath(PathBuf),
     MaskPath(PathBuf),
     /// A tmpfs that had to be written to first.
     RemountReadonly(PathBuf),
     PivotRoot,
+    /// A directory inside is all that this process sees; who joins its mount namespace sees the whole.
+    Chroot(PathBuf),
     ReadonlyRoot,
 
     /// A pty of the container's own devpts becomes stdio; the master goes to the parent.
@@ -279,10 +279,7 @@ pub enum Step {
     Umask(u32),
     FindUser(Who),
     ChownStdio,
-    Chdir {
-        path: PathBuf,
-        create: bool,
-    },
+    Chdir(PathBuf),
     DropBounding(CapSet),
     SwitchUser,
     /// Where the directory was closed to root, and again to see that it is inside.
@@ -431,11 +428,12 @@ impl fmt::Display for Shown<'_> {
                 let replace = if *replace { " replacing" } else { "" };
                 write!(f, "symlink({}, root{}){replace}", target.display(), path.display())
             }
-            Step::MakeDirectory { path, mode } => write!(f, "mkdir(root{}, {mode:04o})", path.display()),
+            Step::MakeDirectory(path) => write!(f, "mkdir(root{}, 0755)", path.display()),
             Step::ReadonlyPath(path) => write!(f, "readonly root{}", path.display()),
             Step::MaskPath(path) => write!(f, "mask root{}", path.display()),
             Step::RemountReadonly(path) => write!(f, "remount root{} MS_RDONLY", path.display()),
             Step::PivotRoot => write!(f, "pivot_root(root, .)"),
+            Step::Chroot(path) => write!(f, "chroot({})", path.display()),
             Step::ReadonlyRoot => write!(f, "remount / MS_RDONLY"),
             Step::Terminal { console, rows, columns } => {
                 let console = if *console { ", /dev/console" } else { "" };
@@ -450,10 +448,7 @@ impl fmt::Display for Shown<'_> {
             Step::FindUser(Who::Ids(ids)) => write!(f, "user {}:{} groups {:?}", ids.uid, ids.gid, ids.groups),
             Step::FindUser(Who::Query(query)) => write!(f, "user {:?} from root/etc/passwd", query.user),
             Step::ChownStdio => write!(f, "fchown(0, 1, 2)"),
-            Step::Chdir { path, create } => {
-                let create = if *create { ", created" } else { "" };
-                write!(f, "chdir({}{create})", path.display())
-            }
+            Step::Chdir(path) => write!(f, "chdir({})", path.display()),
             Step::DropBounding(keep) => write!(f, "prctl(PR_CAPBSET_DROP, all but {:#x})", keep.0),
             Step::SwitchUser => write!(f, "setgroups, setresgid, setresuid with PR_SET_KEEPCAPS"),
             Step::CheckCwd => write!(f, "getcwd()"),

@@ -6,6 +6,7 @@ use super::copy::copy_layers;
 use super::error::LaunchError;
 use super::plan::{Device, DeviceKind, Mount, MountPoint, MountSource, Overlay, Propagation, Step, Tree};
 use super::run::Child;
+use super::shared::must_be_shared;
 use crate::error::{Context, Error, Result};
 use crate::fd::describe;
 use crate::mount::{self, MountAttr, NewFilesystem};
@@ -73,12 +74,9 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
         Step::Mount(mount) => do_mount(child, mount).map_err(|error| at(&mount.destination, "mount", error)),
         Step::Device(device) => make_device(child, device).map_err(|error| at(&device.path, "make device", error)),
         Step::Symlink { path, target, replace } => Ok(symlink(child.root.fd()?, path, target, *replace)?),
-        Step::MakeDirectory { path, mode } => {
-            let (parent, name) = parent_in_root(child.root.fd()?, path)?;
-            match mkdirat(&parent, name, Mode::from_bits_truncate(*mode)) {
-                Ok(()) | Err(Errno::EEXIST) => Ok(()),
-                Err(errno) => Err(Error::new(format!("mkdir(root{})", path.display()), errno).into()),
-            }
+        Step::MakeDirectory(path) => {
+            let _ = mkdirs_in_root(child.root.fd()?, path, 0o755);
+            Ok(())
         }
         Step::ReadonlyPath(path) => {
             readonly_path(child.root.fd()?, path).map_err(|e| at(path, "make read-only", e.into()))
@@ -89,6 +87,10 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             Ok(change_flags(target.as_fd(), libc::MS_RDONLY, 0)?)
         }
         Step::PivotRoot => Ok(pivot_root(child.root.fd()?)?),
+        Step::Chroot(path) => {
+            nix::unistd::chroot(path).call(|| format!("chroot({})", path.display()))?;
+            Ok(nix::unistd::chdir("/").call(|| "chdir(/)".into())?)
+        }
         Step::ReadonlyRoot => {
             let root = open_path(Path::new("/"))?;
             Ok(change_flags(root.as_fd(), libc::MS_RDONLY, 0)?)
@@ -221,6 +223,12 @@ fn clone_tree(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError> {
     else {
         return Ok(());
     };
+    if *propagation == Propagation::Shared {
+        match fd {
+            Some(fd) => must_be_shared(child.fd(*fd), path)?,
+            None => must_be_shared(open_path(path)?.as_fd(), path)?,
+        }
+    }
     let clone = || -> Result<OwnedFd> {
         let cloned = match fd {
             Some(fd) => mount::clone_tree(Some(child.fd(*fd)), Path::new(""), *recursive)?,
@@ -273,6 +281,9 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             let source = open_path(path)?;
             if let Some(verify) = verify {
                 same_file(source.as_fd(), child.fd(*verify))?;
+            }
+            if mount.propagation == Some(Propagation::Shared) {
+                must_be_shared(source.as_fd(), path)?;
             }
             mount::bind(&mount::at(source.as_fd()), &mount::at(point.as_fd()), *recursive)?;
             // `point` is what lies below the new mount: the mount itself is found by its path again.

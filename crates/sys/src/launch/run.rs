@@ -135,11 +135,12 @@ impl Child<'_> {
             | Step::Mount(_)
             | Step::Device(_)
             | Step::Symlink { .. }
-            | Step::MakeDirectory { .. }
+            | Step::MakeDirectory(_)
             | Step::ReadonlyPath(_)
             | Step::MaskPath(_)
             | Step::RemountReadonly(_)
             | Step::PivotRoot
+            | Step::Chroot(_)
             | Step::ReadonlyRoot => rootfs::step(self, step),
 
             Step::Terminal { console, rows, columns } => {
@@ -172,7 +173,7 @@ impl Child<'_> {
                 self.chown_stdio();
                 Ok(())
             }
-            Step::Chdir { path, create } => self.chdir(path, *create),
+            Step::Chdir(path) => self.chdir(path),
             Step::DropBounding(keep) => Ok(caps::drop_bounding(caps::bounding().difference(*keep))
                 .call(|| format!("prctl(PR_CAPBSET_DROP, all but {:#x})", keep.0))?),
             Step::SwitchUser => Ok(self.switch_user()?),
@@ -313,13 +314,7 @@ impl Child<'_> {
         }
     }
 
-    fn chdir(&mut self, path: &Path, create: bool) -> Result<(), LaunchError> {
-        if create && let Err(error) = crate::path::mkdirs_in_root(self.root.fd()?, path, 0o755) {
-            // It may exist behind a directory that root cannot enter (root-squashed NFS); chdir will tell.
-            if !matches!(error.errno(), Errno::EACCES | Errno::EPERM) {
-                return Err(cwd_error(path, error.errno()));
-            }
-        }
+    fn chdir(&mut self, path: &Path) -> Result<(), LaunchError> {
         match nix::unistd::chdir(path) {
             Ok(()) => Ok(()),
             Err(Errno::EACCES | Errno::EPERM) => {

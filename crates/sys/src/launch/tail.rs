@@ -57,6 +57,7 @@ impl Private {
 
     #[allow(unsafe_code)]
     fn keep_from_children(&self) -> Result<()> {
+        forget_rseq()?;
         let heap = self.heap.map(|start| {
             // SAFETY: sbrk(0) only asks where the break is.
             let end = unsafe { libc::sbrk(0) } as usize;
@@ -77,6 +78,65 @@ impl Private {
 }
 
 const PAGE: usize = 4096;
+
+/// The kernel writes to the C library's restartable-sequence area at every preemption, and kills who lacks it: that
+/// area lies in thread-local storage, which is in the heap of a static program.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn forget_rseq() -> Result<()> {
+    unsafe extern "C" {
+        static __rseq_offset: isize;
+        static __rseq_size: libc::c_uint;
+    }
+    const RSEQ_FLAG_UNREGISTER: libc::c_int = 1;
+    #[cfg(target_arch = "x86_64")]
+    const RSEQ_SIG: u32 = 0x5305_3053;
+    #[cfg(not(target_arch = "x86_64"))]
+    const RSEQ_SIG: u32 = 0xd428_bc00;
+    // SAFETY: the C library sets it before main and never again.
+    let registered = unsafe { __rseq_size };
+    if registered == 0 {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    let offset = unsafe { __rseq_offset };
+    let area = thread_pointer().wrapping_add_signed(offset);
+    // The size that was registered: glibc rounds what it needs up to the structure's first size, 32, and its alignment.
+    let sizes = [registered.max(32).next_multiple_of(32), registered.max(32), 32];
+    let mut last = Ok(());
+    for size in sizes {
+        // SAFETY: the kernel only stops to write there.
+        let done = unsafe { libc::syscall(libc::SYS_rseq, area, size, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) };
+        last = check(done, || format!("rseq({area:#x}, {size}, RSEQ_FLAG_UNREGISTER)")).map(drop);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn forget_rseq() -> Result<()> {
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: the ABI has the thread pointer at the start of the block that fs points to.
+    unsafe { std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly)) };
+    pointer
+}
+
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code)]
+fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: it only reads a register.
+    unsafe { std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, preserves_flags, nomem)) };
+    pointer
+}
 
 /// Text for the parent, and where its errno goes.
 #[repr(C)]

@@ -54,7 +54,6 @@ const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const CT_STATE: u32 = 0;
 const CT_ESTABLISHED_OR_RELATED: u32 = 2 | 4;
-const IFNAME_BYTES: usize = 16;
 const IP_SOURCE: u32 = 12;
 const IP_DESTINATION: u32 = 16;
 
@@ -64,6 +63,12 @@ pub struct DroppingChain {
     family: u8,
     pub table: String,
     pub chain: String,
+}
+
+impl DroppingChain {
+    fn is_of_iptables(&self) -> bool {
+        self.family == FAMILY_IP && self.table == "filter" && self.chain == "FORWARD"
+    }
 }
 
 #[derive(Debug)]
@@ -150,9 +155,11 @@ impl NftSocket {
 
     /// Lets through what comes from `link`, and answers to it. `mark` is the rules' comment.
     pub fn open_chain(&mut self, chain: &DroppingChain, link: &str, mark: &str) -> Result<()> {
-        let state = CT_ESTABLISHED_OR_RELATED;
-        let to = [link_is(META_OIFNAME, link), ct_state_in(state), vec![accept()]].concat_nests();
-        let from = [link_is(META_IIFNAME, link), vec![accept()]].concat_nests();
+        let counter = || ("counter", Nest::default());
+        // iptables refuses to read a chain of its own that holds an expression which it never writes.
+        let is_answer = if chain.is_of_iptables() { xt_conntrack_answer() } else { ct_answer() };
+        let to = [link_is(META_OIFNAME, link), is_answer, vec![counter(), accept()]].concat_nests();
+        let from = [link_is(META_IIFNAME, link), vec![counter(), accept()]].concat_nests();
         let rule = |what: &str, list: Vec<(&'static str, Nest)>| {
             let shown = format!("NFT_MSG_NEWRULE({} {}, {what} {link} accept)", chain.table, chain.chain);
             // Without NLM_F_APPEND it becomes the first.
@@ -272,18 +279,33 @@ fn address(offset: u32, network: Ipv4Addr, mask: Ipv4Addr, compare: Compare) -> 
 }
 
 fn link_is(key: u32, link: &str) -> Vec<Expression> {
-    let mut name = link.as_bytes().to_vec();
-    name.resize(IFNAME_BYTES, 0);
+    // With its NUL the name is compared whole; without, it would be a prefix.
+    let name = [link.as_bytes(), &[0]].concat();
     vec![("meta", Nest::default().be32(1, REGISTER).be32(2, key)), ("cmp", cmp(Compare::Equal, &name))]
 }
 
-fn ct_state_in(states: u32) -> Vec<Expression> {
+/// `ct state established,related`
+fn ct_answer() -> Vec<Expression> {
     vec![
         ("ct", Nest::default().be32(1, REGISTER).be32(2, CT_STATE)),
         // Registers hold the state in the host's order.
-        ("bitwise", bitwise(4, &states.to_ne_bytes())),
+        ("bitwise", bitwise(4, &CT_ESTABLISHED_OR_RELATED.to_ne_bytes())),
         ("cmp", cmp(Compare::NotEqual, &[0; 4])),
     ]
+}
+
+/// The same as iptables writes it: `-m conntrack --ctstate RELATED,ESTABLISHED`.
+fn xt_conntrack_answer() -> Vec<Expression> {
+    // struct xt_conntrack_mtinfo3, padded to 8.
+    const INFO_BYTES: usize = 168;
+    const MATCH_FLAGS_AT: usize = 146;
+    const STATE_MASK_AT: usize = 150;
+    const MATCH_STATE: u16 = 1;
+    let mut info = [0; INFO_BYTES];
+    info[MATCH_FLAGS_AT..MATCH_FLAGS_AT + 2].copy_from_slice(&MATCH_STATE.to_ne_bytes());
+    let states = CT_ESTABLISHED_OR_RELATED as u16;
+    info[STATE_MASK_AT..STATE_MASK_AT + 2].copy_from_slice(&states.to_ne_bytes());
+    vec![("match", Nest::default().text(1, "conntrack").be32(2, 3).attr(3, &info))]
 }
 
 fn bitwise(bytes: u32, mask: &[u8]) -> Nest {

@@ -1,0 +1,229 @@
+//! exec, terminals, descriptors: what a process in a container gets.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run commands")]
+
+mod common;
+
+use common::{Bundle, PROGRAM, output, until};
+use killick_sys::fd::receive_message;
+use serde_json::json;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+fn running() -> Bundle {
+    let bundle = Bundle::new(json!({}));
+    bundle.create();
+    bundle.start();
+    bundle
+}
+
+#[test]
+fn flags_change_environment_directory_user_and_rights() {
+    let bundle = running();
+    let id = bundle.id.as_str();
+    let sh = |flags: &[&str], script: &str| {
+        let words: Vec<&str> = flags.iter().copied().chain([id, "sh", "-c", script]).collect();
+        bundle.exec(&words).ok()
+    };
+    assert_eq!(sh(&[], "echo $HOME $$; pwd").split_once(' ').unwrap().0, "/root");
+    assert_eq!(sh(&["-e", "A=1", "--env", "B=2"], "echo $A$B"), "12\n");
+    assert_eq!(sh(&["--cwd", "/tmp"], "pwd"), "/tmp\n");
+    assert_eq!(sh(&["-u", "101:102", "-g", "33"], "id -u; id -g; id -G; echo $HOME"), "101\n102\n102 33\n/srv\n");
+    let caps = "grep -E 'CapEff|CapBnd' /proc/self/status";
+    let before = u64::from_str_radix(sh(&[], caps).split_whitespace().nth(1).unwrap(), 16).unwrap();
+    let after =
+        u64::from_str_radix(sh(&["--cap", "CAP_NET_RAW"], caps).split_whitespace().nth(1).unwrap(), 16).unwrap();
+    assert_eq!(after, before | 1 << 13);
+    assert_eq!(sh(&[], "ls /proc/self/fd | wc -l").trim(), "4", "0, 1, 2 and the directory itself");
+}
+
+#[test]
+fn ids_that_are_no_decimal_numbers_are_refused() {
+    let bundle = running();
+    for user in ["4294967295", "-1", "0x1", " 1", "1:x", "root"] {
+        let failed = bundle.exec(&[&format!("--user={user}"), &bundle.id, "true"]);
+        assert_eq!(failed.code, 255, "{failed:?}");
+        assert!(failed.err.contains("invalid user or group id"), "{failed:?}");
+    }
+}
+
+#[test]
+fn exit_codes_are_the_programs_and_255_when_there_was_none() {
+    let bundle = running();
+    let id = bundle.id.as_str();
+    assert_eq!(bundle.exec(&[id, "sh", "-c", "exit 42"]).code, 42);
+    assert_eq!(bundle.exec(&[id, "sh", "-c", "kill -9 $$"]).code, 137);
+    for (command, text) in [
+        ("nothing", "exec: \"nothing\": executable file not found in $PATH"),
+        ("/bin/nothing", "exec: \"/bin/nothing\": stat /bin/nothing: no such file or directory"),
+        ("/etc/not-executable", "exec: \"/etc/not-executable\": permission denied"),
+        ("/etc/no-interpreter", "exec /etc/no-interpreter: no such file or directory"),
+        ("/bin", "exec: \"/bin\": is a directory"),
+    ] {
+        let failed = bundle.quiet(&["exec", id, command]);
+        assert_eq!(failed.code, 255);
+        assert!(failed.err.contains(text), "{failed:?}");
+    }
+}
+
+#[test]
+fn a_whole_process_is_taken_from_a_file_and_detached() {
+    let bundle = running();
+    let process = json!({
+        "args": ["sh", "-c", "env > /tmp/env; id -u > /tmp/uid; sleep 1000000"], "cwd": "/tmp", "env": ["PATH=/bin", "ONLY=this"],
+        "user": {"uid": 0, "gid": 0}, "capabilities": {"bounding": ["CAP_FLY"]}
+    });
+    let (file, pid_file) = (bundle.path().join("process.json"), bundle.path().join("pid"));
+    fs::write(&file, process.to_string()).unwrap();
+    let words = ["exec", "-d", "--pid-file", pid_file.to_str().unwrap(), "-p", file.to_str().unwrap(), &bundle.id];
+    let done = bundle.quiet(&words);
+    assert_eq!((done.code, done.err.as_str()), (0, "ignoring unknown or unavailable capabilities: [\"CAP_FLY\"]\n"));
+    let pid: i32 = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+    until("it has told its environment", || bundle.rootfs().join("tmp/uid").exists());
+    let env = fs::read_to_string(bundle.rootfs().join("tmp/env")).unwrap();
+    let mut env: Vec<&str> =
+        env.lines().filter(|line| !line.starts_with("SHLVL") && !line.starts_with("PWD")).collect();
+    env.sort_unstable();
+    assert_eq!(env, ["HOME=/root", "ONLY=this", "PATH=/bin"]);
+    let pids: Vec<i32> = serde_json::from_str(&bundle.oci(&["ps", "-f", "json", &bundle.id]).ok()).unwrap();
+    assert!(pids.contains(&pid), "{pids:?} has {pid}");
+}
+
+#[test]
+fn a_container_that_waits_at_its_gate_takes_an_exec() {
+    let bundle = Bundle::new(json!({}));
+    bundle.create();
+    assert_eq!(bundle.exec(&[&bundle.id, "hostname"]).ok(), "killick\n");
+    assert_eq!(bundle.status(), "created");
+}
+
+#[test]
+fn a_process_with_ptrace_around_execs_too() {
+    let all = ["CAP_SYS_PTRACE", "CAP_KILL"];
+    let bundle =
+        Bundle::new(json!({"process": {"capabilities": {"bounding": all, "effective": all, "permitted": all}}}));
+    bundle.create();
+    bundle.start();
+    let run = bundle.exec(&[&bundle.id, "sh", "-c", "grep CapEff /proc/self/status; exit 5"]);
+    assert_eq!((run.code, run.out.as_str()), (5, "CapEff:\t0000000000080020\n"), "{run:?}");
+}
+
+/// The master that a command sends, and what it must be told by.
+fn master(listener: &UnixListener) -> fs::File {
+    let (stream, _) = listener.accept().unwrap();
+    let message = receive_message(stream.as_fd(), 64).unwrap();
+    assert_eq!(message.bytes, b"/dev/ptmx");
+    fs::File::from(message.fds.into_iter().next().unwrap())
+}
+
+fn read_until(master: &mut fs::File, wanted: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(wanted) {
+        let mut buffer = [0; 4096];
+        match master.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(length) => text.push_str(&String::from_utf8_lossy(&buffer[..length])),
+        }
+    }
+    assert!(text.contains(wanted), "{text:?}");
+    text
+}
+
+#[test]
+fn a_terminal_goes_over_the_console_socket_and_is_the_containers_own() {
+    let bundle = Bundle::new(json!({"process": {
+        "terminal": true, "consoleSize": {"height": 33, "width": 99},
+        "args": ["sh", "-c", "tty; stty size; test -c /dev/console && echo console; read line; echo got $line"]}}));
+    // Longer than a socket's name may be.
+    let deep = bundle.path().join("d".repeat(120));
+    fs::create_dir(&deep).unwrap();
+    let listener = {
+        let here = fs::File::open(&deep).unwrap();
+        UnixListener::bind(format!("/proc/self/fd/{}/console", std::os::fd::AsRawFd::as_raw_fd(&here))).unwrap()
+    };
+    let socket = deep.join("console");
+    let path = bundle.path().to_str().unwrap();
+    bundle.quiet(&["create", "-b", path, "--console-socket", socket.to_str().unwrap(), &bundle.id]).ok();
+    let mut console = master(&listener);
+    bundle.start();
+    let text = read_until(&mut console, "console");
+    assert!(text.contains("/dev/pts/0") && text.contains("33 99"), "{text:?}");
+    console.write_all(b"hello\n").unwrap();
+    read_until(&mut console, "got hello");
+    bundle.wait_for("stopped");
+}
+
+#[test]
+fn an_exec_has_a_terminal_too() {
+    let bundle = running();
+    let socket = bundle.path().join("console");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let words =
+        ["exec", "-t", "-d", "--console-socket", socket.to_str().unwrap(), &bundle.id, "sh", "-c", "tty; echo done"];
+    bundle.quiet(&words).ok();
+    let text = read_until(&mut master(&listener), "done");
+    assert!(text.contains("/dev/pts/"), "{text:?}");
+}
+
+#[test]
+fn a_terminal_needs_somewhere_to_go() {
+    let bundle = Bundle::new(json!({"process": {"terminal": true}}));
+    let path = bundle.path().to_str().unwrap();
+    bundle.quiet(&["create", "-b", path, &bundle.id]).fails("cannot allocate tty if killick-oci will detach");
+    let bundle = Bundle::new(json!({}));
+    let path = bundle.path().to_str().unwrap();
+    bundle
+        .quiet(&["create", "-b", path, "--console-socket", "/nowhere", &bundle.id])
+        .fails("cannot use console socket if killick-oci will not detach or allocate tty");
+    bundle.assert_gone();
+}
+
+/// Runs the container by a shell that opens descriptors first.
+fn run_with(bundle: &Bundle, before: &str, flags: &str) -> common::Output {
+    let (states, path, id) = (bundle.states(), bundle.path(), &bundle.id);
+    let line = format!("{before} exec {PROGRAM} --root {} run -b {} {flags} {id}", states.display(), path.display());
+    let mut command = Command::new("/bin/bash");
+    command.args(["-c", &line]).stdin(Stdio::null());
+    output(command)
+}
+
+#[test]
+fn preserved_descriptors_stay_at_their_places_and_all_others_are_closed() {
+    let bundle = Bundle::shell("cat <&3; cat <&4; ls /proc/self/fd | wc -l");
+    let before = "exec 3<<<three 4<<<four 5<<<five 9<<<nine;";
+    assert_eq!(run_with(&bundle, before, "--preserve-fds 2").ok(), "three\nfour\n6\n", "0 to 4, and the directory");
+    assert_eq!(run_with(&bundle, "exec 3<<<three;", "--preserve-fds 2").code, 1);
+    let failed = run_with(&bundle, "exec 3<<<three;", "--preserve-fds 2");
+    assert!(failed.err.contains("unable to stat preserved-fd 1 (of 2)"), "{failed:?}");
+    bundle.assert_gone();
+    let bundle = Bundle::shell("ls /proc/self/fd | wc -l");
+    assert_eq!(run_with(&bundle, before, "").ok(), "4\n");
+}
+
+#[test]
+fn listening_sockets_are_passed_on_by_listen_fds() {
+    let bundle = Bundle::shell("cat <&3; echo $LISTEN_FDS $LISTEN_PID $LISTEN_FDNAMES; cat <&4");
+    let before = "exec 3<<<listening 4<<<preserved; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web;";
+    assert_eq!(run_with(&bundle, before, "--preserve-fds 1").ok(), "listening\n1 1 web\npreserved\n");
+    let bundle = Bundle::shell("echo [$LISTEN_FDS]");
+    assert_eq!(run_with(&bundle, "export LISTEN_FDS=1 LISTEN_PID=1;", "").ok(), "[]\n", "another process's");
+}
+
+#[test]
+fn a_profile_binds_the_first_process_and_its_execs() {
+    let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}]});
+    for no_new_privileges in [true, false] {
+        let bundle = Bundle::new(json!({
+            "process": {"args": ["sh", "-c", "mkdir /tmp/a; sleep 1000000"], "noNewPrivileges": no_new_privileges},
+            "linux": {"seccomp": seccomp}}));
+        bundle.create();
+        bundle.start();
+        let failed = bundle.exec(&[&bundle.id, "mkdir", "/tmp/b"]);
+        assert_eq!(failed.code, 1);
+        assert!(failed.err.contains("File descriptor in bad state"), "errno 77: {failed:?}");
+        assert!(!bundle.rootfs().join("tmp/a").exists());
+    }
+}

@@ -1,0 +1,306 @@
+//! A container's life by runc's commands, and the specification's state machine against real processes.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run commands")]
+
+mod common;
+
+use common::{Bundle, until};
+use serde_json::{Value, json};
+use std::fs;
+
+#[test]
+fn a_container_is_created_started_killed_and_deleted_and_nothing_is_left() {
+    let bundle = Bundle::new(json!({"annotations": {"org.example.key": "value"}}));
+    bundle.create();
+    let state = bundle.state();
+    assert_eq!(state["status"], "created");
+    assert_eq!(state["ociVersion"], "1.3.0");
+    assert_eq!(state["id"], bundle.id.as_str());
+    assert_eq!(state["bundle"], bundle.path().to_str().unwrap());
+    assert_eq!(state["rootfs"], bundle.rootfs().to_str().unwrap());
+    assert_eq!(state["annotations"], json!({"org.example.key": "value"}));
+    assert!(state["created"].as_str().unwrap().ends_with('Z'));
+    let pid = bundle.pid();
+    bundle.start();
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(bundle.pid(), pid);
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(command, b"sleep\x001000000\0");
+    bundle.oci(&["kill", &bundle.id, "KILL"]).ok();
+    bundle.wait_for("stopped");
+    assert_eq!(bundle.state()["pid"], 0);
+    bundle.oci(&["delete", &bundle.id]).ok();
+    bundle.assert_gone();
+    bundle.oci(&["state", &bundle.id]).fails("container does not exist");
+}
+
+#[test]
+fn run_gives_output_and_exit_code_and_deletes() {
+    let bundle = Bundle::shell("echo out; echo err >&2; exit 7");
+    let run = bundle.run();
+    assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (7, "out\n", "err\n"));
+    bundle.assert_gone();
+    let bundle = Bundle::shell("kill -9 $$; sleep 1; exit 3");
+    // Its own PID 1 cannot be killed from inside: it goes on.
+    assert_eq!(bundle.run().code, 3);
+    let bundle = Bundle::shell("exit 0");
+    bundle.oci(&["run", "--keep", "-b", bundle.path().to_str().unwrap(), &bundle.id]).ok();
+    assert_eq!(bundle.status(), "stopped");
+}
+
+#[test]
+fn run_forwards_signals_and_dies_with_its_program() {
+    let bundle = Bundle::shell("trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done");
+    let mut command = bundle.command(&["run", "-b", bundle.path().to_str().unwrap(), &bundle.id]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    bundle.assert_gone();
+}
+
+#[test]
+fn at_the_gate_every_right_is_gone_and_no_descriptor_of_the_host_is_open() {
+    let bundle = Bundle::new(json!({
+        "process": {"user": {"uid": 101, "gid": 102, "additionalGids": [33]}, "capabilities": {
+            "bounding": ["CAP_NET_RAW"], "effective": [], "permitted": [], "inheritable": [], "ambient": []}}
+    }));
+    bundle.create();
+    let pid = bundle.pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = |name: &str| {
+        let found = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap();
+        found.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("Uid"), "101 101 101 101");
+    assert_eq!(line("Groups"), "33");
+    assert_eq!(
+        (line("CapEff"), line("CapPrm"), line("CapBnd")),
+        ("0".repeat(16), "0".repeat(16), format!("{:016x}", 1 << 13))
+    );
+    assert_eq!(line("NoNewPrivs"), "1");
+    let mut open: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap().display().to_string())
+        .map(|target| if target.starts_with("socket:") { "socket".into() } else { target })
+        .collect();
+    open.sort();
+    // Stdio, the container's own root, the gate, and the way to our own create, whose other end is closed.
+    assert_eq!(open, ["/", "/dev/null", "/dev/null", "/dev/null", "socket", "socket"]);
+    bundle.start();
+    assert_eq!(fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), 3);
+}
+
+/// Brings a container into a state, does one thing, and says what must come of it: "" is success.
+fn check(status: &str, operation: &[&str], expected: &str) {
+    let bundle = Bundle::new(json!({}));
+    if status != "none" {
+        bundle.create();
+    }
+    match status {
+        "none" | "created" => {}
+        "running" => bundle.start(),
+        "paused" => {
+            bundle.start();
+            bundle.oci(&["pause", &bundle.id]).ok();
+        }
+        "stopped" => {
+            bundle.start();
+            bundle.oci(&["kill", &bundle.id, "9"]).ok();
+            bundle.wait_for("stopped");
+        }
+        other => panic!("{other}"),
+    }
+    if status != "none" {
+        assert_eq!(bundle.status(), status);
+    }
+    let path = bundle.path().to_str().unwrap().to_owned();
+    let words: Vec<&str> = operation
+        .iter()
+        .map(|word| match *word {
+            "ID" => bundle.id.as_str(),
+            "BUNDLE" => path.as_str(),
+            word => word,
+        })
+        .collect();
+    let done = bundle.quiet(&words);
+    let asked = format!("{words:?} of a container that is {status}");
+    if expected.is_empty() {
+        assert_eq!((done.code, done.err.as_str()), (0, ""), "{asked}");
+    } else {
+        assert_ne!(done.code, 0, "{asked} went well");
+        assert!(done.err.contains(expected), "{asked}: {}", done.err);
+    }
+    if status == "paused" && bundle.states().join(&bundle.id).exists() && bundle.status() == "paused" {
+        bundle.oci(&["resume", &bundle.id]).ok();
+    }
+}
+
+const UNKNOWN: &str = "container does not exist";
+const NOT_RUNNING: &str = "container not running";
+
+#[test]
+fn create_start_and_state_in_each_state() {
+    check("created", &["create", "-b", "BUNDLE", "ID"], "already exists");
+    check("running", &["create", "-b", "BUNDLE", "ID"], "already exists");
+    check("stopped", &["create", "-b", "BUNDLE", "ID"], "already exists");
+    check("none", &["start", "ID"], UNKNOWN);
+    check("created", &["start", "ID"], "");
+    check("running", &["start", "ID"], "cannot start an already running container");
+    check("paused", &["start", "ID"], "cannot start a container in the paused state");
+    check("stopped", &["start", "ID"], "cannot start a container that has stopped");
+    check("none", &["state", "ID"], UNKNOWN);
+    for status in ["created", "running", "paused", "stopped"] {
+        check(status, &["state", "ID"], "");
+    }
+}
+
+#[test]
+fn kill_in_each_state() {
+    check("none", &["kill", "ID", "9"], UNKNOWN);
+    check("created", &["kill", "ID", "9"], "");
+    check("running", &["kill", "ID", "SIGUSR1"], "");
+    check("paused", &["kill", "ID", "9"], "");
+    check("stopped", &["kill", "ID", "9"], NOT_RUNNING);
+    check("stopped", &["kill", "--all", "ID", "9"], "");
+    check("running", &["kill", "--all", "ID", "9"], "");
+    check("running", &["kill", "ID", "SIGNONE"], "unknown signal \"SIGNONE\"");
+}
+
+#[test]
+fn delete_in_each_state() {
+    check("none", &["delete", "ID"], UNKNOWN);
+    check("none", &["delete", "--force", "ID"], "");
+    check("created", &["delete", "ID"], "");
+    check("running", &["delete", "ID"], "that is not stopped: running");
+    check("running", &["delete", "--force", "ID"], "");
+    check("paused", &["delete", "ID"], "that is not stopped: paused");
+    check("paused", &["delete", "--force", "ID"], "");
+    check("stopped", &["delete", "ID"], "");
+    check("stopped", &["delete", "ID", "--force"], "");
+}
+
+#[test]
+fn exec_pause_resume_update_and_ps_in_each_state() {
+    check("none", &["exec", "ID", "true"], UNKNOWN);
+    check("created", &["exec", "ID", "true"], "");
+    check("running", &["exec", "ID", "true"], "");
+    check("paused", &["exec", "ID", "true"], "cannot exec in a paused container");
+    check("stopped", &["exec", "ID", "true"], "cannot exec in a stopped container");
+    check("none", &["pause", "ID"], UNKNOWN);
+    check("created", &["pause", "ID"], "");
+    check("running", &["pause", "ID"], "");
+    check("paused", &["pause", "ID"], NOT_RUNNING);
+    check("stopped", &["pause", "ID"], NOT_RUNNING);
+    check("running", &["resume", "ID"], "container not paused");
+    check("paused", &["resume", "ID"], "");
+    check("stopped", &["resume", "ID"], "container not paused");
+    check("running", &["update", "--pids-limit", "50", "ID"], "");
+    check("stopped", &["update", "--pids-limit", "50", "ID"], NOT_RUNNING);
+    check("stopped", &["ps", "ID"], NOT_RUNNING);
+    check("stopped", &["events", "--stats", "ID"], "is not running");
+    check("running", &["checkpoint", "ID"], "checkpoint is not supported");
+    check("none", &["restore", "ID"], "restore is not supported");
+}
+
+#[test]
+fn a_paused_container_does_nothing_until_it_is_resumed() {
+    let bundle = Bundle::shell("while :; do echo x >> /tmp/beat; sleep 0.01; done");
+    bundle.create();
+    bundle.start();
+    let beat = bundle.rootfs().join("tmp/beat");
+    let length = || fs::metadata(&beat).map_or(0, |metadata| metadata.len());
+    until("it beats", || length() > 0);
+    bundle.oci(&["pause", &bundle.id]).ok();
+    let before = length();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(length(), before);
+    bundle.oci(&["resume", &bundle.id]).ok();
+    until("it beats again", || length() > before);
+}
+
+#[test]
+fn of_two_creates_of_one_id_one_wins() {
+    let bundle = Bundle::new(json!({}));
+    let path = bundle.path().to_str().unwrap();
+    let spawn = |_| {
+        let mut command = bundle.command(&["create", "-b", path, &bundle.id]);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let children: Vec<_> = (0..4).map(spawn).collect();
+    let won = children.into_iter().map(|mut child| child.wait().unwrap().success()).filter(|won| *won).count();
+    assert_eq!(won, 1);
+    assert_eq!(bundle.status(), "created");
+}
+
+#[test]
+fn list_ps_and_stats_tell_of_a_running_container() {
+    let bundle =
+        Bundle::new(json!({"linux": {"resources": {"pids": {"limit": 20}, "memory": {"limit": 104_857_600}}}}));
+    bundle.create();
+    bundle.start();
+    assert_eq!(bundle.oci(&["list", "-q"]).ok(), format!("{}\n", bundle.id));
+    let list: Value = serde_json::from_str(&bundle.oci(&["list", "-f", "json"]).ok()).unwrap();
+    assert_eq!((&list[0]["id"], &list[0]["owner"]), (&json!(bundle.id), &json!("root")));
+    assert!(bundle.oci(&["list"]).ok().starts_with("ID "));
+    let pid = bundle.pid();
+    assert_eq!(bundle.oci(&["ps", "--format", "json", &bundle.id]).ok(), format!("[{pid}]\n"));
+    let event: Value = serde_json::from_str(&bundle.oci(&["events", "--stats", &bundle.id]).ok()).unwrap();
+    assert_eq!(event["type"], "stats");
+    assert_eq!(event["data"]["pids"], json!({"current": 1, "limit": 20}));
+    assert_eq!(event["data"]["memory"]["usage"]["limit"], 104_857_600);
+    bundle.oci(&["update", "--memory", "200m", "--pids-limit", "30", &bundle.id]).ok();
+    let event: Value = serde_json::from_str(&bundle.oci(&["events", "--stats", &bundle.id]).ok()).unwrap();
+    assert_eq!(event["data"]["pids"]["limit"], 30);
+    assert_eq!(event["data"]["memory"]["usage"]["limit"], 200 << 20);
+    let mut update = bundle.command(&["update", "--resources", "-", &bundle.id]);
+    let mut child = update.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"{\"pids\":{\"limit\":40}}").unwrap();
+    assert!(child.wait().unwrap().success());
+    let event: Value = serde_json::from_str(&bundle.oci(&["events", "--stats", &bundle.id]).ok()).unwrap();
+    assert_eq!(event["data"]["pids"]["limit"], 40);
+}
+
+#[test]
+fn kill_all_reaches_every_process_where_the_pid_namespace_is_the_hosts() {
+    let bundle = Bundle::shell("sleep 1000000 & sleep 1000000 & wait");
+    let mut config = bundle.config();
+    let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    bundle.configure(&config);
+    bundle.create();
+    bundle.start();
+    let count = || {
+        let pids: Value = serde_json::from_str(&bundle.oci(&["ps", "-f", "json", &bundle.id]).ok()).unwrap();
+        pids.as_array().unwrap().len()
+    };
+    until("three processes", || count() == 3);
+    bundle.oci(&["kill", &bundle.id, "KILL"]).ok();
+    bundle.wait_for("stopped");
+    bundle.oci(&["delete", &bundle.id]).ok();
+    bundle.assert_gone();
+}
+
+#[test]
+fn the_pid_file_holds_the_pid_and_nothing_else() {
+    let bundle = Bundle::new(json!({}));
+    let file = bundle.path().join("pid");
+    let (path, file_text) = (bundle.path().to_str().unwrap(), file.to_str().unwrap());
+    // Flags after the id, with one dash, as some callers write them.
+    bundle.quiet(&["create", &bundle.id, "-bundle", path, &format!("--pid-file={file_text}")]).ok();
+    assert_eq!(fs::read_to_string(&file).unwrap(), bundle.pid().to_string());
+}
+
+#[test]
+fn spec_is_written_once_and_features_are_told() {
+    let bundle = Bundle::new(json!({}));
+    let path = bundle.path().to_str().unwrap();
+    bundle.oci(&["spec", "-b", path]).fails("File config.json exists. Remove it first");
+    let features: Value = serde_json::from_str(&bundle.oci(&["features"]).ok()).unwrap();
+    assert_eq!(features["ociVersionMax"], "1.3.0");
+    assert!(features["mountOptions"].as_array().unwrap().contains(&json!("rro")));
+    let version = bundle.oci(&["--version"]).ok();
+    assert!(version.starts_with("killick-oci version "), "{version}");
+    assert!(bundle.oci(&["create", "--help"]).ok().contains("--pid-file"));
+}
