@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub struct World {
     pub inside: PathBuf,
     pub directory: PathBuf,
     outside: Child,
+    /// Clean-up that failed: shown at the end, since a guard cannot fail its test.
+    complaints: Mutex<Vec<String>>,
 }
 
 /// What a command printed.
@@ -76,6 +79,7 @@ impl World {
             inside: Path::new(images).parent().unwrap_or(Path::new("/")).join("inside"),
             directory,
             outside,
+            complaints: Mutex::new(Vec::new()),
         };
         for line in [
             "/bin/ip link set lo up",
@@ -145,6 +149,7 @@ impl World {
         let _ = self.outside.kill();
         let _ = self.outside.wait();
         let _ = fs::remove_dir_all(&self.directory);
+        left.append(&mut self.complaints.lock().expect("the tests have ended"));
         if left.is_empty() { Ok(()) } else { Err(format!("left behind:\n{}", left.join("\n"))) }
     }
 
@@ -315,7 +320,12 @@ impl Pod<'_> {
 
 impl Drop for Pod<'_> {
     fn drop(&mut self) {
-        let _ = self.world.killick(&["delete", "pod", &self.name, "--ignore-not-found", "--now"]);
+        let start = Instant::now();
+        let output = self.world.killick(&["delete", "pod", &self.name, "--ignore-not-found", "--now"]);
+        if output.code != 0 || start.elapsed() > Duration::from_secs(self.world.patience(30)) {
+            let complaint = format!("delete pod {}: {:?} after {:?}", self.name, output, start.elapsed());
+            self.world.complaints.lock().expect("nobody panics with it").push(complaint);
+        }
     }
 }
 
