@@ -4,6 +4,7 @@
 use crate::caps::{CapSet, CapSets};
 use crate::hook::Hooks;
 use crate::ns::{NamespaceKind, flag_names};
+use crate::schedule::SchedAttr;
 use crate::seccomp::Filter;
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -301,6 +302,12 @@ pub enum Step {
     /// `/` and, with MS_REC, all below it.
     PropagateFlags(u64),
     Personality(u64),
+    Scheduler(SchedAttr),
+    /// Class in the upper three bits, level in the rest.
+    IoPriority(u16),
+    Affinity(Vec<usize>),
+    /// A session keyring of the container's, not the caller's; a refusal is a warning.
+    SessionKeyring(String),
     /// Tells the parent that what follows is execve: from here a closed channel means that it succeeded. Before the
     /// last filter, which may forbid to speak.
     Announce,
@@ -465,6 +472,10 @@ impl fmt::Display for Shown<'_> {
             Step::Rendezvous(fd) => write!(f, "rendezvous at <{}>", self.name(*fd)),
             Step::Hooks(hooks) => write!(f, "{} {} hook(s)", hooks.hooks.len(), hooks.kind),
             Step::PropagateFlags(flags) => write!(f, "mount(/, {flags:#x})"),
+            Step::Scheduler(attr) => write!(f, "sched_setattr(policy={}, nice={})", attr.policy, attr.nice),
+            Step::IoPriority(priority) => write!(f, "ioprio_set({priority:#x})"),
+            Step::Affinity(cpus) => write!(f, "sched_setaffinity({cpus:?})"),
+            Step::SessionKeyring(name) => write!(f, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"),
             Step::Personality(domain) => write!(f, "personality({domain:#x})"),
             Step::Announce => write!(f, "announce execve"),
             Step::PidForChildren(fd) => write!(f, "setns(<{}>, CLONE_NEWPID) for children", self.name(*fd)),
