@@ -143,7 +143,11 @@ fn apply_pod(context: &Context, one: &Sourced, pod: &Pod, dry_run: DryRun, out: 
         };
     }
     if let Some(view) = existing {
-        return change_pod(context, &view.dir, &view.pod, pod, out);
+        let changed = change_pod(context, &view.dir, &view.pod, pod, out);
+        // A pod that was being deleted may have gone meanwhile: then this is a new one.
+        if changed.is_ok() || view.dir.exists() {
+            return changed;
+        }
     }
     match create_pod(context, one, pod) {
         // Somebody else was faster with this name: then it is a change.
@@ -246,7 +250,7 @@ fn change_pod(context: &Context, dir: &PodDir, old: &Pod, new: &Pod, out: &mut O
         other => {
             // Whoever refused it may have removed it already.
             let _ = dir.drop_staged(&staged);
-            Err(refusal(other))
+            Err(refusal_of(dir, &old.metadata.name, other))
         }
     }
 }
@@ -282,11 +286,22 @@ pub fn with_patience<T>(
 }
 
 /// An answer that is not the wanted one, as a failure.
-pub fn refusal(answer: std::result::Result<Response, ControlError>) -> Failure {
+fn refusal(answer: std::result::Result<Response, ControlError>) -> Failure {
     match answer {
         Ok(Response::Refused { reason: control::Refusal::BadRequest, message }) => Failure::said(message),
         Ok(Response::Refused { message, .. }) => Failure::error(format!("Internal error occurred: {message}")),
         Ok(other) => Failure::error(format!("the pod's shim gave an answer that makes no sense: {other:?}")),
         Err(error) => Failure::error(error),
+    }
+}
+
+/// The same with the pod's name and where its shim's own words are.
+pub fn refusal_of(dir: &PodDir, name: &str, answer: std::result::Result<Response, ControlError>) -> Failure {
+    match answer {
+        Err(error) => {
+            let log = dir.shim_log();
+            Failure::error(format!("pod {name:?}: its shim does not answer: {error}; see {}", log.display()))
+        }
+        answer => refusal(answer),
     }
 }

@@ -9,7 +9,7 @@ use killick_pod_dir::PodDir;
 use killick_pod_dir::control::{Request, Response};
 use killick_pod_dir::objects::ObjectStore;
 
-use crate::apply::{ask, refusal};
+use crate::apply::{ask, refusal_of};
 use crate::context::{Context, PodView};
 use crate::output::{Failure, Out, Result};
 use crate::resource::{Resource, Wanted};
@@ -245,7 +245,7 @@ fn delete_one(
                 Ok(Response::Accepted) => {}
                 // It ended while we asked.
                 Err(_) if !view.dir.exists() => {}
-                other => return Err(refusal(other)),
+                other => return Err(refusal_of(&view.dir, view.name(), other)),
             }
             Some(view)
         }
@@ -275,6 +275,8 @@ fn wait_gone(context: &Context, view: &PodView, deadline: Instant) -> Result<()>
         looks += 1;
         if looks.is_multiple_of(100) && !view.dir.is_kept().unwrap_or(true) {
             context.revive_pod(&view.dir)?;
+            // What no shim will remove any more the sweep does, once it is old enough; its errors come with the next.
+            let _ = PodDir::sweep(&context.roots, context.now());
         }
         std::thread::sleep(POLL);
     }

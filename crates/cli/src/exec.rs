@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::apply::with_patience;
+use crate::apply::{refusal_of, with_patience};
 use crate::container_choice::choose;
 use crate::context::Context;
 use crate::output::{Failure, Out, Result};
@@ -38,7 +38,7 @@ pub struct ExecOptions {
 }
 
 pub fn exec(context: &Context, options: &ExecOptions, out: &mut Out<'_>) -> Result<()> {
-    context.revive(out)?;
+    context.revive_named(&options.kube_namespace, &options.pod, out)?;
     let view = context.named_pod(&options.kube_namespace, &options.pod)?;
     if matches!(view.status.phase, Phase::Succeeded | Phase::Failed) {
         return Err(Failure::error(format!(
@@ -71,7 +71,7 @@ pub fn exec(context: &Context, options: &ExecOptions, out: &mut Out<'_>) -> Resu
         let (answer, fds) = connection.receive_within::<Response>(START_DEADLINE)?;
         Ok((connection, answer, fds))
     });
-    let (connection, answer, mut fds) = started.map_err(Failure::error)?;
+    let (connection, answer, mut fds) = started.map_err(|error| refusal_of(&view.dir, view.name(), Err(error)))?;
     streams.theirs.clear();
     match answer {
         Response::Started => {}

@@ -503,3 +503,33 @@ fn a_dead_sandbox_says_that_nothing_runs() {
         sandbox.unmount().unwrap();
     });
 }
+
+#[test]
+fn a_death_at_the_gate_is_seen_when_it_is_opened() {
+    both_ways(|host| {
+        let sandbox = host.sandbox();
+        let mut created = host.created(&sandbox, &spec(json!({})), Stdio::null().unwrap()).unwrap();
+        assert_eq!(created.wait(soon()), killick_container::Progress::AtGate);
+        let pid = created.process().unwrap().pid();
+        created.process().unwrap().send_signal(nix::sys::signal::Signal::SIGKILL).unwrap();
+        while killick_sys::pidfd::start_time(pid).is_ok() && created.process().unwrap().is_running() {
+            nix::sched::sched_yield().unwrap();
+        }
+        assert_eq!(created.start().unwrap_err(), LaunchError::NotRunning);
+        drop(created);
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
+fn tracers_in_a_shared_pid_namespace_need_a_kernel_with_detached_mounts() {
+    isolated(|| {
+        let host = Host::with(Facts { detached_mounts: false, ..Facts::detect() });
+        let sandbox = host.sandbox();
+        let stdio = Stdio::null().unwrap();
+        let error =
+            host.create_with(&sandbox, PidMode::Sandbox, Ptrace::Possible, &spec(json!({})), stdio).unwrap_err();
+        assert!(error.to_string().ends_with("set shareProcessNamespace: false, or drop SYS_PTRACE"), "{error}");
+        end_sandbox(sandbox);
+    });
+}

@@ -5,6 +5,7 @@ use crate::ipam::{Ipam, State};
 use crate::settings::Settings;
 use killick_sys::netlink::nft::NftSocket;
 use killick_sys::netlink::route::{Link, Mac, Route, RouteSocket};
+use nix::errno::Errno;
 use std::net::Ipv4Addr;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -72,7 +73,7 @@ fn ensure_bridge(ipam: &Ipam, state: &State, settings: &Settings, links: &mut Ro
             // Written first: after a crash the next one knows whose bridge this is.
             ipam.write_state(state)?;
             let mac = mac_of(settings.subnet.gateway());
-            links.add_bridge(name, mac, mtu).map_err(|error| error.to_string())?;
+            links.add_bridge(name, mac, mtu).map_err(without_driver)?;
             found(links.link(name), name)?
         }
     };
@@ -88,6 +89,14 @@ fn ensure_bridge(ipam: &Ipam, state: &State, settings: &Settings, links: &mut Ro
         links.set_up(link.index).map_err(|error| error.to_string())?;
     }
     Ok(Bridge { index: link.index, mtu })
+}
+
+/// A kind of link that the kernel does not know needs a module, which it could not load by itself.
+pub(crate) fn without_driver(error: killick_sys::error::Error) -> String {
+    match error.errno() {
+        Errno::EOPNOTSUPP => format!("{error}; this kernel lacks it: load the modules \"bridge\" and \"veth\""),
+        _ => error.to_string(),
+    }
 }
 
 fn found(link: killick_sys::error::Result<Option<Link>>, name: &str) -> Result<Link, String> {

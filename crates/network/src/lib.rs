@@ -98,7 +98,7 @@ fn build(
             peer_mac: mac,
             peer_netns: netns,
         })
-        .map_err(text)?;
+        .map_err(host::without_driver)?;
     done.push(Done::Link(host_link.clone()));
     for name in ["lo", POD_LINK] {
         let link = pod.link(name).map_err(text)?.ok_or_else(|| format!("the pod has no link {name}"))?;

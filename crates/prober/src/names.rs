@@ -308,4 +308,16 @@ mod tests {
             assert_eq!(question(1, name, Record::A), None, "{name}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_ends_the_shim(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let asked = question(7, "web.local", Record::A).unwrap();
+            let mut answer = asked.clone();
+            answer.extend(&bytes);
+            answer[2] = 0x81;
+            answer[6..8].copy_from_slice(&[0, 9]);
+            let _ = (parse_answer(&answer, 7, &asked, Record::A), parse_answer(&bytes, 7, &asked, Record::A));
+        }
+    }
 }

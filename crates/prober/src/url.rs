@@ -390,4 +390,17 @@ mod tests {
     fn bytes_are_quoted_as_go_quotes_them() {
         assert_eq!(quote_bytes(b"\x15\x03\x01\x00\xffa\"\\\n"), r#""\x15\x03\x01\x00\xffa\"\\\n""#);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_people_type_or_servers_send_ends_the_shim(base in ".{0,40}", text in "[a-z:/?#%@.\\[\\]0-9 é\\n*]{0,30}") {
+            let probe = Url::of_probe("http", "h", 80, &base);
+            for url in [Url::parse(&base), Url::parse(&text), probe].into_iter().flatten() {
+                let joined = url.join(&text).map(|joined| (joined.to_string(), joined.request_target(), joined.port()));
+                let _ = (joined, url.to_string(), url.host_name().len(), url.port());
+                // What is sent stays on the request line.
+                proptest::prop_assert!(!url.request_target().contains(['\r', '\n']));
+            }
+        }
+    }
 }

@@ -35,6 +35,9 @@ impl Exit {
     }
 }
 
+/// A killed process is gone after ~0.1 ms unless it cannot be killed.
+const REAP_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// One process. Signals and waits go by pidfd; on kernels without pidfds (before 5.3) the pid is compared with
 /// its start time before each signal, and the owner learns of exits by SIGCHLD and `wait`.
 #[derive(Debug)]
@@ -145,6 +148,24 @@ impl PidFd {
     /// As `wait`, but the zombie stays.
     pub fn peek(&self) -> Result<Option<Exit>> {
         self.wait_with(libc::WNOHANG | libc::WNOWAIT)
+    }
+
+    /// After a SIGKILL: reaps the child if it ends within `REAP_WAIT`. One that sleeps in a disk or a network file
+    /// system cannot be killed until that answers, and nobody may wait for it; it stays as a zombie until we end.
+    pub(crate) fn reap_soon(&self) -> Result<Option<Exit>> {
+        let deadline = std::time::Instant::now() + REAP_WAIT;
+        loop {
+            if let Some(exit) = self.wait()? {
+                return Ok(Some(exit));
+            }
+            if std::time::Instant::now() >= deadline {
+                return Ok(None);
+            }
+            match self.as_fd() {
+                Some(fd) => crate::spawn::wait_readable(fd, deadline)?,
+                None => std::thread::sleep(std::time::Duration::from_millis(1)),
+            }
+        }
     }
 
     /// Blocks until the child has ended, and reaps it. For workers, tools and tests: the shim's loop polls.

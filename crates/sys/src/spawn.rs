@@ -309,11 +309,12 @@ impl<T: DeserializeOwned> Worker<T> {
     fn answer(&mut self) -> Result<T, String> {
         if self.bytes.last() != Some(&b'\n') {
             self.kill_group();
-            let exit = self.child.wait_blocking().map_err(|error| error.to_string())?;
+            let exit = self.child.reap_soon().map_err(|error| error.to_string())?;
             self.finished = true;
             return Err(match exit {
-                Exit::Code(code) => format!("the worker ended with exit code {code} and no answer"),
-                Exit::Signal { signal, .. } => format!("the worker was killed by signal {signal}"),
+                None => "the worker closed its answer and does not end".into(),
+                Some(Exit::Code(code)) => format!("the worker ended with exit code {code} and no answer"),
+                Some(Exit::Signal { signal, .. }) => format!("the worker was killed by signal {signal}"),
             });
         }
         self.kill();
@@ -342,7 +343,7 @@ impl<T> Worker<T> {
     fn kill(&mut self) {
         if !self.finished {
             self.kill_group();
-            let _ = self.child.wait_blocking();
+            let _ = self.child.reap_soon();
             self.finished = true;
         }
     }

@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(30);
 fn a_value_comes_back_however_long() {
     let long = "x".repeat(3 << 20);
     assert_eq!(worker(LONG, || Ok(long.clone())).unwrap().wait().unwrap(), long);
-    assert_eq!(worker(LONG, || Ok(((), Some(7), vec!["a"; 2].join("\n")))).unwrap().wait().unwrap().2, "a\na");
+    assert_eq!(worker(LONG, || Ok(((), Some(7), ["a"; 2].join("\n")))).unwrap().wait().unwrap().2, "a\na");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Whole manifests: the examples, kinds, defaults, and that no bytes make the reader panic.
 
+mod generated;
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -237,16 +237,18 @@ impl Launch {
         if self.executing {
             self.progress = Progress::Running;
         } else if let Some(process) = self.process.take() {
-            let exit = process.wait_blocking();
+            let _ = process.send_signal(Signal::SIGKILL);
+            let exit = process.reap_soon();
             self.died(exit);
         }
     }
 
-    fn died(&mut self, exit: Result<Exit>) {
+    fn died(&mut self, exit: Result<Option<Exit>>) {
         self.process = None;
         let text = match exit {
-            Ok(Exit::Code(code)) => format!("exit code {code}"),
-            Ok(Exit::Signal { signal, .. }) => format!("signal {signal}"),
+            Ok(Some(Exit::Code(code))) => format!("exit code {code}"),
+            Ok(Some(Exit::Signal { signal, .. })) => format!("signal {signal}"),
+            Ok(None) => "it cannot be killed".into(),
             Err(error) => error.to_string(),
         };
         self.progress = Progress::Failed(LaunchError::Died(text));
@@ -292,13 +294,13 @@ impl Launch {
     fn kill(&mut self) {
         for process in self.helper.take().into_iter().chain(self.process.take()) {
             let _ = process.send_signal(Signal::SIGKILL);
-            let _ = process.wait_blocking();
+            let _ = process.reap_soon();
         }
     }
 
     fn reap_helper(&mut self) {
         if let Some(helper) = self.helper.take() {
-            let _ = helper.wait_blocking();
+            let _ = helper.reap_soon();
         }
     }
 }
