@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub struct World {
     pub inside: PathBuf,
     pub directory: PathBuf,
     outside: Child,
+    /// Clean-up that failed: shown at the end, since a guard cannot fail its test.
+    complaints: Mutex<Vec<String>>,
 }
 
 /// What a command printed.
@@ -76,17 +79,18 @@ impl World {
             inside: Path::new(images).parent().unwrap_or(Path::new("/")).join("inside"),
             directory,
             outside,
+            complaints: Mutex::new(Vec::new()),
         };
         for line in [
-            "ip link set lo up",
-            "ip link add eth0 type veth peer name up0",
-            &format!("ip link set up0 netns {pid}"),
-            "ip addr add 198.51.100.2/24 dev eth0",
-            "ip link set eth0 up",
-            &format!("nsenter -n -t {pid} ip link set lo up"),
-            &format!("nsenter -n -t {pid} ip addr add 198.51.100.1/24 dev up0"),
-            &format!("nsenter -n -t {pid} ip link set up0 up"),
-            "ip route add default via 198.51.100.1",
+            "/bin/ip link set lo up",
+            "/bin/ip link add eth0 type veth peer name up0",
+            &format!("/bin/ip link set up0 netns {pid}"),
+            "/bin/ip addr add 198.51.100.2/24 dev eth0",
+            "/bin/ip link set eth0 up",
+            &format!("nsenter -n -t {pid} /bin/ip link set lo up"),
+            &format!("nsenter -n -t {pid} /bin/ip addr add 198.51.100.1/24 dev up0"),
+            &format!("nsenter -n -t {pid} /bin/ip link set up0 up"),
+            "/bin/ip route add default via 198.51.100.1",
         ] {
             world.shell(line)?;
         }
@@ -117,10 +121,11 @@ impl World {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             left.truncate(usize::from(!pods.stdout.trim().is_empty()));
-            for process in processes(&run) {
+            let outside = format!("{} ", self.outside.id());
+            for process in processes(&run).into_iter().filter(|process| !process.starts_with(&outside)) {
                 left.push(format!("process: {process}"));
             }
-            let links = self.shell("ip -o link").unwrap_or_default();
+            let links = self.shell("/bin/ip -o link").unwrap_or_default();
             left.extend(
                 links
                     .lines()
@@ -130,9 +135,10 @@ impl World {
             let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
             left.extend(mounts.lines().filter(|line| line.contains(&run)).map(|line| format!("mount: {line}")));
             for path in ["run/pods", "run/names", "run/ipam", "run/netns", "root/pods", "logs"] {
-                let entries = fs::read_dir(self.directory.join(path)).map(Iterator::count).unwrap_or(0);
-                if entries > 0 {
-                    left.push(format!("{entries} files below {run}/{path}"));
+                // Lock files stay: whoever removed one could remove another's.
+                let entries = fs::read_dir(self.directory.join(path)).into_iter().flatten().flatten();
+                for entry in entries.filter(|entry| entry.file_name() != "lock") {
+                    left.push(format!("file: {}", entry.path().display()));
                 }
             }
             if left.is_empty() || Instant::now() > deadline {
@@ -143,6 +149,7 @@ impl World {
         let _ = self.outside.kill();
         let _ = self.outside.wait();
         let _ = fs::remove_dir_all(&self.directory);
+        left.append(&mut self.complaints.lock().expect("the tests have ended"));
         if left.is_empty() { Ok(()) } else { Err(format!("left behind:\n{}", left.join("\n"))) }
     }
 
@@ -313,7 +320,12 @@ impl Pod<'_> {
 
 impl Drop for Pod<'_> {
     fn drop(&mut self) {
-        let _ = self.world.killick(&["delete", "pod", &self.name, "--ignore-not-found", "--now"]);
+        let start = Instant::now();
+        let output = self.world.killick(&["delete", "pod", &self.name, "--ignore-not-found", "--now"]);
+        if output.code != 0 || start.elapsed() > Duration::from_secs(self.world.patience(30)) {
+            let complaint = format!("delete pod {}: {:?} after {:?}", self.name, output, start.elapsed());
+            self.world.complaints.lock().expect("nobody panics with it").push(complaint);
+        }
     }
 }
 

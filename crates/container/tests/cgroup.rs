@@ -383,6 +383,26 @@ fn a_v2_cgroup_is_frozen_killed_and_removed() {
 }
 
 #[test]
+fn a_leaf_works_where_the_container_has_delegated() {
+    let tree = Tree::new("delegated");
+    if !tree.layout.is_v2() {
+        eprintln!("delegated: not tested here, controllers are on v1");
+        return;
+    }
+    let cgroup = tree.create("pod1/systemd", "{}").unwrap();
+    let dir = PathBuf::from(&cgroup.dirs()[0].1);
+    std::fs::create_dir(dir.join("init.scope")).unwrap();
+    std::fs::write(dir.join("cgroup.subtree_control"), "+memory +pids").unwrap();
+    let own = cgroup.attach().unwrap();
+    assert_eq!(enter(&own, "exit 0").wait().unwrap().code(), Some(99), "the container's own cgroup is refused");
+    let mut pool = cgroup.leaf_pool();
+    let leaf = pool.acquire().unwrap();
+    assert_eq!(enter(leaf.attach(), "exit 3").wait().unwrap().code(), Some(3));
+    pool.release(leaf).unwrap();
+    cgroup.remove(soon()).unwrap();
+}
+
+#[test]
 fn a_cpuset_is_inherited_on_the_way_down() {
     let tree = Tree::new("cpuset");
     if tree.layout.v1_hierarchy("cpuset").is_none() {

@@ -55,6 +55,18 @@ fn mounts_propagate_exactly_as_asked() {
 }
 
 #[test]
+fn bidirectional_propagation_needs_a_shared_source() {
+    both_ways(|host| {
+        let sandbox = host.sandbox();
+        let volume = host.fresh("volume");
+        let mounts = with_mounts(json!([{"destination": "/both", "source": volume, "options": ["rbind", "rshared"]}]));
+        let error = host.run(&sandbox, &spec(json!({"mounts": mounts}))).unwrap_err().to_string();
+        assert_eq!(error, format!("path {volume:?} is mounted on \"/\" but it is not a shared mount"));
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
 fn a_prepared_source_is_what_is_mounted() {
     both_ways(|host| {
         let sandbox = host.sandbox();

@@ -108,10 +108,8 @@ impl LeafPool {
             });
         }
         let leafs = self.cgroup.layout.v1_hierarchy(&place.controller);
-        if leafs.is_some_and(|h| h.has("cpuset"))
-            && let Some(parent) = place.dir.parent()
-        {
-            inherit_cpuset(parent, &place.dir)?;
+        if let Some(hierarchy) = leafs.filter(|h| h.has("cpuset")) {
+            inherit_cpuset(&hierarchy.mount_point, &place.dir)?;
         }
         if self.shared.is_none() {
             let others = self.cgroup.layout.v1.iter().filter(|h| !h.has(&place.controller));

@@ -371,9 +371,18 @@ impl Cgroup {
     fn make(&self, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
         for hierarchy in &self.layout.v1 {
             let cpuset = hierarchy.has("cpuset");
-            self.make_below(&hierarchy.mount_point, made, |parent, dir, new| {
+            // A pod's second container finds all parents made: one call instead of three.
+            let leaf = hierarchy.mount_point.join(&self.path);
+            if !hierarchy.has("memory") && files::mkdir(&leaf).unwrap_or(false) {
+                made.push(leaf.clone());
                 if cpuset {
-                    inherit_cpuset(parent, dir)?;
+                    inherit_cpuset(&hierarchy.mount_point, &leaf)?;
+                }
+                continue;
+            }
+            self.make_below(&hierarchy.mount_point, made, |_, dir, new| {
+                if cpuset {
+                    inherit_cpuset(&hierarchy.mount_point, dir)?;
                 }
                 if new && hierarchy.has("memory") {
                     // Before 5.11 a pod's limit counts its containers only with this; later kernels know no other way.
@@ -527,17 +536,29 @@ fn needs(layout: &Layout, write: &Write) -> bool {
     write.controller.is_empty() || layout.unified_has(write.controller)
 }
 
-/// v1: a cpuset without CPUs or memory nodes takes no process (ENOSPC), and a new one has none.
-fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<(), CgroupError> {
+/// v1: a cpuset without CPUs or memory nodes takes no process (ENOSPC), and a new one has none: they come from the
+/// parent, which may be as new, down from the hierarchy's root.
+fn inherit_cpuset(root: &Path, dir: &Path) -> Result<(), CgroupError> {
     for file in ["cpus", "mems"] {
         // Mounted with `noprefix` (as cpuset file systems are) the files have no prefix.
-        let name = [format!("cpuset.{file}"), file.to_owned()].into_iter().find(|name| dir.join(name).exists());
-        let Some(name) = name else { continue };
-        if files::read(&dir.join(&name))?.trim().is_empty() {
-            files::write(&dir.join(&name), files::read(&parent.join(&name))?.trim())?;
+        let names = [format!("cpuset.{file}"), file.to_owned()];
+        if let Some(name) = names.iter().find(|name| dir.join(name).exists()) {
+            inherit_value(root, dir, name)?;
         }
     }
     Ok(())
+}
+
+fn inherit_value(root: &Path, dir: &Path, file: &str) -> Result<String, CgroupError> {
+    let value = files::read(&dir.join(file))?.trim().to_owned();
+    match dir.parent() {
+        Some(parent) if value.is_empty() && dir != root => {
+            let inherited = inherit_value(root, parent, file)?;
+            files::write(&dir.join(file), &inherited)?;
+            Ok(inherited)
+        }
+        Some(_) | None => Ok(value),
+    }
 }
 
 /// v2: hands controllers down to the children of `dir`: all at once, else those that go one by one. One that cannot
