@@ -38,6 +38,8 @@ pub struct BundleRequest<'a> {
     pub inherited: i32,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
+    /// Name of its own session keyring.
+    pub keyring: Option<String>,
     /// From `killick_sys::launch::gate_listen`: where another process will start it.
     pub gate: OwnedFd,
     /// `hooks::state`.
@@ -143,8 +145,9 @@ impl BundleBirth {
         self.launch.take_terminal()
     }
 
-    /// The container, at its gate: it lives on when this process ends.
-    pub fn into_container(self) -> Result<Container, LaunchError> {
+    /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
+    pub fn into_container(mut self) -> Result<Container, LaunchError> {
+        self.launch.open_gate()?;
         let BundleBirth { id, launch, settings, rendezvous: _ } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
         Ok(Container { id, process, settings })
@@ -205,7 +208,7 @@ fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
 }
 
 fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
-    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, gate, state } = request;
+    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, gate, state } = request;
     let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
     let process = spec.process().as_ref().ok_or_else(|| missing("process property must not be empty"))?;
     let args = process.args().clone().unwrap_or_default();
@@ -309,6 +312,8 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
             LinuxPersonalityDomain::PerLinux32 => 8,
         }));
     }
+    plan.extend(keyring.map(Step::SessionKeyring));
+    plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
     finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
     Ok(Planned { plan, settings, born_in, pid, rendezvous })

@@ -1,9 +1,10 @@
 //! start, delete, pause, resume: a container goes from one state to the next, or says why it may not.
 
 use crate::args::{Command, Flag, HELP, Parsed};
-use crate::create::{START_DEADLINE, environment};
+use crate::create::{PLANNED_CGROUP, START_DEADLINE, environment};
 use crate::state::{State, Status};
 use crate::{Context, Done, Failure, notify};
+use killick_container::cgroup::Cgroup;
 use killick_container::hooks::{self, Kind};
 use killick_sys::spawn::Worker;
 use nix::errno::Errno;
@@ -147,6 +148,13 @@ fn delete(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
 fn forget(context: &Context, id: &str, force: bool, why: String) -> Done {
     let dir = context.root.dir(id)?;
     if dir.is_dir() && !dir.join("state.json").exists() {
+        let cgroup =
+            fs::read(dir.join(PLANNED_CGROUP)).ok().and_then(|text| serde_json::from_slice::<Cgroup>(&text).ok());
+        if let Some(cgroup) = cgroup {
+            let deadline = Instant::now() + REMOVE_DEADLINE;
+            let removed = cgroup.kill_all(deadline).and_then(|()| cgroup.remove(deadline));
+            removed.map_err(|error| error.to_string())?;
+        }
         fs::remove_dir_all(&dir).map_err(|error| format!("remove {}: {error}", dir.display()))?;
     }
     if force && why == "container does not exist" { Ok(0) } else { Err(why.into()) }

@@ -35,7 +35,11 @@ fn an_invalid_configuration_is_refused_and_leaves_nothing() {
         json!({"process": {"rlimits": [{"type": "RLIMIT_CORE", "soft": 1, "hard": 1}, {"type": "RLIMIT_CORE", "soft": 2, "hard": 2}]}}),
         "rlimit RLIMIT_CORE is given twice",
     );
-    check(json!({"process": {"scheduler": {"policy": "SCHED_BATCH"}}}), "process.scheduler: not supported yet");
+    check(
+        json!({"process": {"scheduler": {"policy": "SCHED_FIFO", "nice": 3}}}),
+        "process.scheduler.nice: 3 is invalid here",
+    );
+    check(json!({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}), "linux.timeOffsets: time namespaces");
     check(json!({"linux": {"rootfsPropagation": "unbindable"}}), "rootfsPropagation=unbindable is not supported");
     check(
         json!({"linux": {"sysctl": {"vm.swappiness": "1"}}}),

@@ -1,10 +1,10 @@
 //! `pod start DIR`: makes keep, which makes the shim, and waits until the pod is in its hands.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,22 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The first shim must have the pod in its hands within this time.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
+const OOM_SCORE_ADJ: &str = "-998";
 /// A log of errors that nobody reads is begun anew at this size.
 const SHIM_LOG_BYTES_MAX: u64 = 1 << 20;
 
 pub(crate) fn start(dir: &Path) -> Result<(), String> {
     let roots = Roots::from_env();
     let dir = PodDir::of_run_directory(&roots, dir).ok_or_else(|| format!("{}: no pod's directory", dir.display()))?;
-    let pod = dir.read_pod().map_err(|error| error.to_string())?;
-    make_run_directory(&dir)?;
-    dir.take_name(&pod.metadata.namespace, &pod.metadata.name).map_err(|error| error.to_string())?;
+    let pod = match dir.read_pod() {
+        Ok(pod) => pod,
+        // Removed meanwhile: nothing is left to start.
+        Err(_) if dir.is_gone() => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !dir.restore_run_dir(&pod).map_err(|error| error.to_string())? {
+        return Ok(());
+    }
 
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -39,6 +46,8 @@ pub(crate) fn start(dir: &Path) -> Result<(), String> {
     let (ready, told) = killick_sys::fd::pipe().map_err(|error| error.to_string())?;
     let shim = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
     let keep = killick_sys::fd::sealed_memfd("killick-keep", crate::PAUSE).map_err(|error| error.to_string())?;
+    // As kubelet's sandboxes: of a pod, its supervisor is the last to go. Where that is refused it goes like others.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     let args = [OsString::from("killick-pause"), "keep".into(), dir.run_dir().into(), shim.into()];
     daemon(
         keep.as_fd(),
@@ -63,12 +72,6 @@ fn at(path: &Path, error: &io::Error) -> String {
 
 fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
-}
-
-/// After a reboot `/run` is empty.
-fn make_run_directory(dir: &PodDir) -> Result<(), String> {
-    let path = dir.run_dir();
-    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| at(&path, &error))
 }
 
 fn shim_log(dir: &PodDir) -> Result<File, String> {
