@@ -127,8 +127,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
-    let process = spec.process().as_ref().ok_or("process property must not be empty")?;
-    let terminal = process.terminal().unwrap_or(false);
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     let console = parsed.one("console-socket");
     stdio::check_terminal(terminal, console, detach)?;
     let passed = stdio::passed(parsed.number("preserve-fds")?)?;

@@ -331,3 +331,15 @@ fn a_create_that_is_killed_anywhere_leaves_nothing_that_delete_force_does_not_fi
         bundle.assert_gone();
     }
 }
+
+#[test]
+fn a_container_without_a_process_is_created_and_cannot_be_started() {
+    let bundle = Bundle::new(json!({"process": null}));
+    bundle.create();
+    bundle.quiet(&["start", &bundle.id]).fails("process property must not be empty");
+    assert_eq!(bundle.status(), "created");
+    bundle.oci(&["kill", &bundle.id, "KILL"]).ok();
+    bundle.wait_for("stopped");
+    bundle.oci(&["delete", &bundle.id]).ok();
+    bundle.assert_gone();
+}
