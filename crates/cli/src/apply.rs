@@ -143,7 +143,11 @@ fn apply_pod(context: &Context, one: &Sourced, pod: &Pod, dry_run: DryRun, out: 
         };
     }
     if let Some(view) = existing {
-        return change_pod(context, &view.dir, &view.pod, pod, out);
+        let changed = change_pod(context, &view.dir, &view.pod, pod, out);
+        // A pod that was being deleted may have gone meanwhile: then this is a new one.
+        if changed.is_ok() || view.dir.exists() {
+            return changed;
+        }
     }
     match create_pod(context, one, pod) {
         // Somebody else was faster with this name: then it is a change.

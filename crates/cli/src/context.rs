@@ -110,13 +110,7 @@ impl Context {
             out.warn(format!("Warning: clearing away what a crash left: {error}"));
         }
         for listed in PodDir::list(&self.roots)? {
-            if listed.dir.is_kept().unwrap_or(true) {
-                continue;
-            }
-            if let Err(failure) = self.revive_one(&listed.dir, &listed.pod) {
-                let name = &listed.pod.metadata.name;
-                out.warn(format!("Warning: pod {name} has no supervisor and none could be started: {}", failure.text));
-            }
+            self.revive_listed(&listed.dir, &listed.pod, out);
         }
         if self.has_orphans() {
             let (report, result) = self.run_shim([OsStr::new("pod"), OsStr::new("gc")]);
@@ -128,6 +122,30 @@ impl Context {
             }
         }
         Ok(())
+    }
+
+    /// The same for the one pod that a command names: exec must not pay for all the others.
+    pub fn revive_named(&self, kube_namespace: &str, name: &str, out: &mut Out<'_>) -> Result<()> {
+        match PodDir::find(&self.roots, kube_namespace, name) {
+            Some(dir) => {
+                if let Ok(pod) = dir.read_pod() {
+                    self.revive_listed(&dir, &pod, out);
+                }
+                Ok(())
+            }
+            // Without its name it may be one of the boot before.
+            None => self.revive(out),
+        }
+    }
+
+    fn revive_listed(&self, dir: &PodDir, pod: &Pod, out: &mut Out<'_>) {
+        if dir.is_kept().unwrap_or(true) {
+            return;
+        }
+        if let Err(failure) = self.revive_one(dir, pod) {
+            let name = &pod.metadata.name;
+            out.warn(format!("Warning: pod {name} has no supervisor and none could be started: {}", failure.text));
+        }
     }
 
     /// The same for one pod that is being waited for.

@@ -38,7 +38,7 @@ pub struct ExecOptions {
 }
 
 pub fn exec(context: &Context, options: &ExecOptions, out: &mut Out<'_>) -> Result<()> {
-    context.revive(out)?;
+    context.revive_named(&options.kube_namespace, &options.pod, out)?;
     let view = context.named_pod(&options.kube_namespace, &options.pod)?;
     if matches!(view.status.phase, Phase::Succeeded | Phase::Failed) {
         return Err(Failure::error(format!(

@@ -14,9 +14,7 @@ use crate::output::{Failure, Out, Result};
 
 pub fn command(context: &Context, matches: &ArgMatches, stdin: &mut dyn Read, out: &mut Out<'_>) -> Result<()> {
     let Some((name, matches)) = matches.subcommand() else {
-        let mut all = crate::command::command();
-        let help = all.find_subcommand_mut("image").map(|image| image.render_long_help().to_string());
-        return out.print(&crate::command::help_text(&help.unwrap_or_default()));
+        return Err(help());
     };
     require_root()?;
     let store = Store::open(context.roots.images()).map_err(Failure::error)?;
@@ -29,6 +27,15 @@ pub fn command(context: &Context, matches: &ArgMatches, stdin: &mut dyn Read, ou
             store.tag(source, target).map_err(Failure::error)
         }
         _ => remove(context, &store, &texts(matches, "image"), out),
+    }
+}
+
+/// What `killick image -h` prints.
+fn help() -> Failure {
+    let words = ["killick", "image", "-h"].map(str::to_owned);
+    match crate::command::command().try_get_matches_from(&words) {
+        Err(help) => crate::command::complaint(&help, &words),
+        Ok(_) => Failure::code(0),
     }
 }
 

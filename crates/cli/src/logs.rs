@@ -33,7 +33,10 @@ pub struct LogOptions {
 }
 
 pub fn logs(context: &Context, options: &LogOptions, out: &mut Out<'_>) -> Result<()> {
-    context.revive(out)?;
+    match &options.pod {
+        Some(name) => context.revive_named(&options.kube_namespace, name, out)?,
+        None => context.revive(out)?,
+    }
     let views = match &options.pod {
         Some(name) => vec![context.pod(&options.kube_namespace, name).ok_or_else(|| {
             Failure::error(format!(

@@ -22,6 +22,7 @@ mod output;
 mod plan;
 mod pod_row;
 mod print;
+mod probes;
 mod resource;
 mod run;
 mod select;

@@ -22,6 +22,7 @@ use crate::logs::{self, LogOptions};
 use crate::output::{Failure, Out, Result};
 use crate::plan;
 use crate::print::{self, Format};
+use crate::probes;
 use crate::resource::{self, Resource, Wanted};
 use crate::select::{FieldSelector, LabelSelector};
 use crate::simulate::{self, SimulateOptions};
@@ -343,7 +344,7 @@ fn events_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) ->
 fn probes_command(context: &Context, matches: &ArgMatches, out: &mut Out<'_>) -> Result<()> {
     let pod = resource::pod_name(text(matches, "pod").unwrap_or_default())?;
     require_root()?;
-    get::probes(
+    probes::probes(
         context,
         &kube_namespace(matches),
         pod,

@@ -392,7 +392,7 @@ fn a_leaf_works_where_the_container_has_delegated() {
     let cgroup = tree.create("pod1/systemd", "{}").unwrap();
     let dir = PathBuf::from(&cgroup.dirs()[0].1);
     std::fs::create_dir(dir.join("init.scope")).unwrap();
-    std::fs::write(dir.join("cgroup.subtree_control"), "+pids").unwrap();
+    std::fs::write(dir.join("cgroup.subtree_control"), "+memory +pids").unwrap();
     let own = cgroup.attach().unwrap();
     assert_eq!(enter(&own, "exit 0").wait().unwrap().code(), Some(99), "the container's own cgroup is refused");
     let mut pool = cgroup.leaf_pool();

@@ -3,7 +3,8 @@
 use crate::args::{Command, Flag, HELP, Parsed};
 use crate::bundle::Bundle;
 use crate::foreground::Foreground;
-use crate::lifecycle;
+use crate::lifecycle::{self, Ready};
+use crate::notify;
 use crate::state::{New, State, check_id};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
@@ -66,13 +67,18 @@ fn run(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
     let foreground = if detach { None } else { Some(Foreground::prepare()?) };
     let made = make(context, parsed, id, detach).map_err(|why| context.failed("run", why))?;
     let Made { state, container, terminal } = made;
-    if let Err(why) = lifecycle::start_container(context, &state) {
-        let _ = lifecycle::destroy(context, &state);
-        let _ = container.process().wait();
-        return Err(context.failed("run", why));
-    }
+    let started = lifecycle::start_container(context, &state, if detach { Ready::Wait } else { Ready::Beside });
+    let notifier = match started {
+        Ok(notifier) => notifier,
+        Err(why) => {
+            let _ = lifecycle::destroy(context, &state);
+            let _ = container.process().wait();
+            return Err(context.failed("run", why));
+        }
+    };
     let Some(foreground) = foreground else { return Ok(0) };
     let exit = foreground.attend(container.process(), terminal)?;
+    drop(notifier);
     if !parsed.has("keep") {
         lifecycle::destroy(context, &state)?;
     }
@@ -118,7 +124,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
             return Err(format!("--{flag} is not supported yet"));
         }
     }
-    let Bundle { path: bundle, rootfs, config, spec, warnings } =
+    let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
     let process = spec.process().as_ref().ok_or("process property must not be empty")?;
@@ -126,7 +132,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let console = parsed.one("console-socket");
     stdio::check_terminal(terminal, console, detach)?;
     let passed = stdio::passed(parsed.number("preserve-fds")?)?;
-    let seccomp = seccomp(&spec)?;
+    let seccomp = seccomp(context, &spec)?;
 
     let dir = context.root.make(id)?;
     let mut undo = Undo { context, dir: Some(dir.clone()), cgroup: None };
@@ -135,7 +141,10 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let gate = gate_listen(&dir.join("start.sock")).map_err(|error| error.to_string())?;
     let hook_state = hooks::state(crate::features::SPEC_VERSION, id, &bundle, &spec);
     let stdio = if terminal { terminal_of(&spec) } else { stdio::inherit()? };
-    let Passed { count, env } = passed;
+    let Passed { count, mut env } = passed;
+    if notify::of_caller().is_some() {
+        env.push(notify::prepare(&dir, &mut spec)?);
+    }
     let request = BundleRequest {
         id: id.to_owned(),
         bundle: &bundle,
@@ -219,15 +228,15 @@ fn terminal_of(spec: &Spec) -> Stdio {
     }
 }
 
-/// The same as the shim's: a profile is compiled once for each boot.
-const SECCOMP_CACHE: &str = "/run/killick/seccomp";
+/// Beside the states, where no id can be: a profile is compiled once for each boot.
+const SECCOMP_CACHE: &str = ".seccomp";
 
-fn seccomp(spec: &Spec) -> Result<Option<Filter>, String> {
+fn seccomp(context: &Context, spec: &Spec) -> Result<Option<Filter>, String> {
     let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else { return Ok(None) };
-    let directory = Path::new(SECCOMP_CACHE);
+    let directory = context.root.path.join(SECCOMP_CACHE);
     // Without a cache it takes a moment longer.
-    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    let compiled = compile_cached(directory, profile, &Kernel::detect());
+    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    let compiled = compile_cached(&directory, profile, &Kernel::detect());
     compiled.map(Some).map_err(|error| error.to_string())
 }
 

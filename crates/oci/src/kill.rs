@@ -47,15 +47,7 @@ fn kill_all(state: &State, signal: i32) -> Result<(), String> {
         let deadline = Instant::now() + crate::lifecycle::REMOVE_DEADLINE;
         return state.cgroup.kill_all(deadline).map_err(|error| error.to_string());
     }
-    for pid in state.cgroup.processes().map_err(|error| error.to_string())? {
-        // Held by a pidfd, and still a member after that: never a recycled number.
-        let Ok(process) = killick_sys::pidfd::PidFd::open(pid) else { continue };
-        let members = state.cgroup.processes().map_err(|error| error.to_string())?;
-        if members.contains(&pid) {
-            process.send_raw_signal(signal).map_err(|error| error.to_string())?;
-        }
-    }
-    Ok(())
+    state.cgroup.signal_all(signal).map(drop).map_err(|error| error.to_string())
 }
 
 /// A number, or a name with or without SIG, in any case; RTMIN+n too.

@@ -3,8 +3,9 @@
 use crate::args::{Command, Flag, HELP, Parsed};
 use crate::create::{START_DEADLINE, environment};
 use crate::state::{State, Status};
-use crate::{Context, Done, Failure};
+use crate::{Context, Done, Failure, notify};
 use killick_container::hooks::{self, Kind};
+use killick_sys::spawn::Worker;
 use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 use std::fs;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long a killed container may take to be gone.
 pub const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+/// Nobody waits for the worker; it ends with us.
+const NOTIFY_DEADLINE: Duration = Duration::from_secs(1 << 30);
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 
 const FORCE: Flag = Flag::switch(&["force", "f"], "kill it first; an unknown container is no error");
@@ -54,12 +57,22 @@ fn start(context: &Context, _: &Parsed, words: &[String]) -> Done {
         Status::Paused => return Err("cannot start a container in the paused state".into()),
         Status::Stopped => return Err("cannot start a container that has stopped".into()),
     }
-    start_container(context, &state).map_err(|why| context.failed("start", why))?;
+    start_container(context, &state, Ready::Wait).map_err(|why| context.failed("start", why))?;
     Ok(0)
 }
 
-/// Opens the gate and runs the poststart hooks; when one fails the container is stopped.
-pub fn start_container(context: &Context, state: &State) -> Result<(), String> {
+/// Whether to stay until a container that was told to notify is ready, or to listen in a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    Wait,
+    Beside,
+}
+
+/// Opens the gate and runs the poststart hooks; when one fails the container is stopped. The worker that hands its
+/// READY on, if there is one.
+pub fn start_container(context: &Context, state: &State, ready: Ready) -> Result<Option<Worker<()>>, String> {
+    let caller = notify::of_caller();
+    let listener = caller.as_ref().map(|_| notify::listen(&state.dir)).transpose()?.flatten();
     let container = state.container()?.ok_or("cannot start a container that has stopped")?;
     let gate = state.gate();
     let started = killick_container::bundle::start(&container, &gate, Instant::now() + START_DEADLINE);
@@ -80,7 +93,15 @@ pub fn start_container(context: &Context, state: &State) -> Result<(), String> {
         }
         return Err(why);
     }
-    Ok(())
+    let (Some(caller), Some(listener)) = (caller, listener) else { return Ok(None) };
+    let (pid, process) = (state.record.pid, container.process());
+    match ready {
+        Ready::Wait => notify::forward(&listener, &caller, pid, || process.is_running()).map(|()| None),
+        Ready::Beside => {
+            let hand_on = || notify::forward(&listener, &caller, pid, || process.is_running());
+            killick_sys::spawn::worker(NOTIFY_DEADLINE, hand_on).map(Some).map_err(|error| error.to_string())
+        }
+    }
 }
 
 fn run_hooks(state: &State, kind: Kind, pid: Option<i32>) -> Result<(), String> {

@@ -13,6 +13,7 @@ mod kill;
 mod lifecycle;
 mod listing;
 mod log;
+mod notify;
 mod spec;
 mod state;
 mod stdio;

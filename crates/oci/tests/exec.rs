@@ -212,6 +212,39 @@ fn listening_sockets_are_passed_on_by_listen_fds() {
 }
 
 #[test]
+fn ready_is_handed_on_with_the_pid_and_a_barrier() {
+    // busybox cannot send to a socket of datagrams: the container's part is played from outside, by its own directory.
+    let bundle = Bundle::shell("test -S $NOTIFY_SOCKET && touch /tmp/has-socket; sleep 1000000");
+    let caller = bundle.path().join("caller");
+    let listener = std::os::unix::net::UnixDatagram::bind(&caller).unwrap();
+    listener.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let path = bundle.path().to_str().unwrap();
+    let notifying = |words: &[&str]| {
+        let mut command = bundle.command(words);
+        command.env("NOTIFY_SOCKET", &caller).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    assert!(notifying(&["create", "-b", path, &bundle.id]).wait().unwrap().success());
+    let mut start = notifying(&["start", &bundle.id]);
+    let pid = bundle.pid();
+    let inside = format!("/proc/{pid}/root/run/notify/notify.sock");
+    until("the container sees its socket", || bundle.rootfs().join("tmp/has-socket").exists());
+    let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    client.send_to(b"STATUS=soon", &inside).unwrap();
+    client.send_to(b"READY=1\nMAINPID=1", &inside).unwrap();
+    let mut received = Vec::new();
+    while received.len() < 3 {
+        received.push(receive_message(listener.as_fd(), 100).unwrap());
+    }
+    let texts: Vec<String> = received.iter().map(|m| String::from_utf8_lossy(&m.bytes).into_owned()).collect();
+    assert_eq!(texts, ["READY=1".to_owned(), format!("MAINPID={pid}"), "BARRIER=1".to_owned()]);
+    assert_eq!(received[2].fds.len(), 1);
+    assert!(start.try_wait().unwrap().is_none(), "it waits until its words are read");
+    drop(received);
+    assert!(start.wait().unwrap().success());
+}
+
+#[test]
 fn a_profile_binds_the_first_process_and_its_execs() {
     let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
         "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}]});

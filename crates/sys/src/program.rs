@@ -187,6 +187,11 @@ fn read_some(stream: &mut Option<OwnedFd>, kept: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// Blocks until the other end of a pipe is closed, or for so long.
+pub fn wait_hangup(pipe: BorrowedFd<'_>, at_most: Duration) -> Result<()> {
+    crate::spawn::wait_readable(pipe, Instant::now() + at_most)
+}
+
 /// The file that a plain name means by this PATH.
 pub fn search(name: &str, path: &str) -> Option<PathBuf> {
     use nix::unistd::{AccessFlags, access};

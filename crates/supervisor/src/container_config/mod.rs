@@ -9,6 +9,7 @@ use killick_container::UserRequest;
 use killick_image::ImageConfig;
 use killick_pod::resources::oom_score_adj;
 use killick_pod::spec::{Container, MountPropagation, Pod, SecurityContext};
+use killick_pod::users::check_non_root;
 use killick_sys::caps::CapSet;
 use killick_sys::launch::UserQuery;
 use killick_sys::ns::NamespaceKind;
@@ -96,7 +97,7 @@ pub struct ContainerConfig {
 pub fn config(request: &Request<'_>) -> Result<ContainerConfig, String> {
     let Request { pod, container, image, node, .. } = *request;
     let security = &container.security_context;
-    security::check_non_root(pod, container, &image.user)?;
+    check_non_root(pod, container, &image.user)?;
     if request.args.is_empty() {
         return Err("no command specified".to_owned());
     }

@@ -3,7 +3,7 @@
 
 use killick_container::caps::to_oci;
 use killick_container::seccomp::default_profile;
-use killick_pod::spec::{Container, Pod, PodSecurityContext, SeccompKind, SecurityContext};
+use killick_pod::spec::{Pod, PodSecurityContext, SeccompKind, SecurityContext};
 use killick_sys::caps::{self, CapSet};
 use killick_sys::launch::UserQuery;
 use oci_spec::runtime::{LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxSeccomp};
@@ -102,28 +102,6 @@ pub(super) fn user(pod: &PodSecurityContext, security: &SecurityContext, image_u
 pub(super) fn numeric_ids(user: &UserQuery) -> (u32, u32) {
     let (uid, gid) = user.user.split_once(':').unwrap_or((&user.user, ""));
     (uid.parse().unwrap_or(0), user.gid.or(gid.parse().ok()).unwrap_or(0))
-}
-
-/// `runAsNonRoot`, as kubelet checks it right before a container is created.
-pub(super) fn check_non_root(pod: &Pod, container: &Container, image_user: &str) -> Result<(), String> {
-    let (pod_level, own) = (&pod.spec.security_context, &container.security_context);
-    if own.run_as_non_root.or(pod_level.run_as_non_root) != Some(true) {
-        return Ok(());
-    }
-    let meta = &pod.metadata;
-    let place = format!("(pod: \"{}_{}({})\", container: {})", meta.name, meta.namespace, meta.uid, container.name);
-    if let Some(uid) = own.run_as_user.or(pod_level.run_as_user) {
-        return if uid == 0 { Err(format!("container's runAsUser breaks non-root policy {place}")) } else { Ok(()) };
-    }
-    let name = image_user.split(':').next().unwrap_or_default();
-    match name.parse::<u32>() {
-        Ok(0) => Err(format!("container has runAsNonRoot and image will run as root {place}")),
-        Ok(_) => Ok(()),
-        Err(_) if name.is_empty() => Err(format!("container has runAsNonRoot and image will run as root {place}")),
-        Err(_) => Err(format!(
-            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {place}"
-        )),
-    }
 }
 
 pub(super) fn masked_paths(security: &SecurityContext, of_this_host: &[String]) -> Result<Vec<String>, String> {

@@ -2,9 +2,10 @@
 //! made on a descriptor. Where the kernel has the descriptor calls (5.2; attributes 5.12) they are used; where they
 //! are refused, mount(2) on /proc/self/fd/N.
 
-use super::copy::copy_layers;
 use super::error::LaunchError;
-use super::plan::{Device, DeviceKind, Mount, MountPoint, MountSource, Overlay, Propagation, Step, Tree};
+use super::nodes::{make_device, mask_path, readonly_path, symlink};
+use super::overlay::{overlay_at, overlay_tree};
+use super::plan::{Mount, MountPoint, MountSource, Propagation, Step, Tree};
 use super::run::Child;
 use super::shared::must_be_shared;
 use crate::error::{Context, Error, Result};
@@ -13,7 +14,7 @@ use crate::mount::{self, MountAttr, NewFilesystem};
 use crate::path::{create_file_in_root, kind_of, mkdirs_in_root, open_child, open_in_root, parent_in_root};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, SFlag, fstat, makedev, mkdirat, mknodat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,7 @@ impl Root {
     }
 }
 
-fn open_path(path: &Path) -> Result<OwnedFd> {
+pub(super) fn open_path(path: &Path) -> Result<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| format!("open({}, O_PATH)", path.display()))
 }
@@ -124,7 +125,7 @@ fn make_directories(paths: &[PathBuf]) -> Result<()> {
 }
 
 /// Climbs from the path until something is a mount point: mount(2) says EINVAL of anything else.
-fn private_mount_of(path: &Path) -> Result<()> {
+pub(super) fn private_mount_of(path: &Path) -> Result<()> {
     let mut here = path;
     loop {
         match mount::change(here, libc::MS_PRIVATE) {
@@ -135,87 +136,6 @@ fn private_mount_of(path: &Path) -> Result<()> {
             other => return other,
         }
     }
-}
-
-/// `volatile` (5.10) spares the upper layer's sync at unmount, 3 ms of it (performance.md §1.3); an attempt's upper
-/// layer is never used twice.
-const VOLATILE: &str = "volatile";
-
-/// What a kernel or file system says that cannot have an overlay here.
-fn is_overlay_refused(error: &Error) -> bool {
-    matches!(
-        error.errno(),
-        Errno::EINVAL | Errno::ENODEV | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EREMOTE
-    )
-}
-
-fn overlay_at(child: &mut Child<'_>, overlay: &Overlay) -> Result<(), LaunchError> {
-    match overlay_classic(overlay) {
-        Ok(()) => Ok(()),
-        Err(error) if is_overlay_refused(&error) && overlay.lowers.iter().all(|lower| lower.is_dir()) => {
-            child.warn(format!("{error}; the root file system is copied"));
-            copy_layers(&overlay.lowers, &overlay.at)?;
-            Ok(mount::bind(&overlay.at, &overlay.at, true)?)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn overlay_classic(overlay: &Overlay) -> Result<()> {
-    let mut data = overlay.data();
-    let mut layers = Vec::new();
-    if data.len() + VOLATILE.len() >= mount::MOUNT_DATA_BYTES_MAX {
-        // One page holds 250 layers by descriptor, and 40 by the paths of an image store.
-        for lower in &overlay.lowers {
-            layers.push(open_path(lower)?);
-        }
-        let short = layers.iter().map(|layer| mount::at(layer.as_fd())).collect();
-        data = Overlay { lowers: short, ..overlay.clone() }.data();
-    }
-    if data.len() + VOLATILE.len() >= mount::MOUNT_DATA_BYTES_MAX {
-        let call = format!("mount(overlay of {} layers, {} bytes of names)", overlay.lowers.len(), data.len());
-        return Err(Error::new(call, Errno::E2BIG));
-    }
-    let volatile = format!("{data},{VOLATILE}");
-    if overlay.upper.is_some() && mount::mount("overlay", &overlay.at, "overlay", 0, &volatile).is_ok() {
-        return Ok(());
-    }
-    mount::mount("overlay", &overlay.at, "overlay", 0, &data)
-}
-
-fn overlay_tree(child: &mut Child<'_>, overlay: &Overlay, tree: Tree) -> Result<(), LaunchError> {
-    let made = match overlay_detached(overlay) {
-        Ok(made) => made,
-        // Too many layers for the new call on this kernel, or no overlay at all: a private mount namespace, where a
-        // classic mount is seen by nobody, and a clone of it.
-        Err(_) => {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).call(|| "unshare(CLONE_NEWNS)".into())?;
-            private_mount_of(&overlay.at)?;
-            overlay_at(child, overlay)?;
-            mount::clone_tree(None, &overlay.at, false)?
-        }
-    };
-    child.trees.insert(tree, made);
-    Ok(())
-}
-
-fn overlay_detached(overlay: &Overlay) -> Result<OwnedFd> {
-    let new = NewFilesystem::open("overlay")?;
-    new.set("source", "overlay")?;
-    let joined = overlay.lowers.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":");
-    if joined.len() <= mount::FSCONFIG_VALUE_BYTES_MAX {
-        new.set("lowerdir", &joined)?;
-    } else {
-        for lower in &overlay.lowers {
-            new.set("lowerdir+", &lower.display().to_string())?;
-        }
-    }
-    if let Some((upper, work)) = &overlay.upper {
-        new.set("upperdir", &upper.display().to_string())?;
-        new.set("workdir", &work.display().to_string())?;
-        let _ = new.set_flag(VOLATILE);
-    }
-    new.mount(0)
 }
 
 fn clone_tree(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError> {
@@ -334,7 +254,13 @@ fn mount_point(root: BorrowedFd<'_>, mount: &Mount) -> Result<OwnedFd> {
     }
 }
 
-fn mount_filesystem(point: BorrowedFd<'_>, flags: u64, fstype: &str, source: &str, data: &str) -> Result<()> {
+pub(super) fn mount_filesystem(
+    point: BorrowedFd<'_>,
+    flags: u64,
+    fstype: &str,
+    source: &str,
+    data: &str,
+) -> Result<()> {
     let detached = || {
         let new = NewFilesystem::open(fstype)?;
         new.set("source", source)?;
@@ -345,7 +271,7 @@ fn mount_filesystem(point: BorrowedFd<'_>, flags: u64, fstype: &str, source: &st
 }
 
 /// Where any of the descriptor calls is refused, the classic one; its answer counts.
-fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<()>) -> Result<()> {
     match detached {
         Err(error) if error.is_refused() => classic(),
         other => other,
@@ -353,7 +279,7 @@ fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<()>) -> Res
 }
 
 /// Flags of an existing mount: set and cleared, the others kept.
-fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Result<()> {
+pub(super) fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Result<()> {
     let attr =
         MountAttr { set: mount::attributes(set), clear: mount::attributes(clear & !set), ..MountAttr::default() };
     match mount::set_attributes(mounted, false, attr) {
@@ -384,110 +310,6 @@ fn set_propagation(mounted: BorrowedFd<'_>, propagation: Propagation) -> Result<
 pub(super) fn bind_fd(source: BorrowedFd<'_>, point: BorrowedFd<'_>) -> Result<()> {
     let detached = || mount::move_mount(mount::clone_tree(Some(source), Path::new(""), false)?.as_fd(), point);
     or_classic(detached(), || mount::bind(&mount::at(source), &mount::at(point), false))
-}
-
-fn make_device(child: &mut Child<'_>, device: &Device) -> Result<(), LaunchError> {
-    let root = child.root.fd()?;
-    let (parent, name) = parent_in_root(root, &device.path)?;
-    let (kind, number) = match device.kind {
-        DeviceKind::Char => (SFlag::S_IFCHR, makedev(device.major.into(), device.minor.into())),
-        DeviceKind::Block => (SFlag::S_IFBLK, makedev(device.major.into(), device.minor.into())),
-        DeviceKind::Fifo => (SFlag::S_IFIFO, 0),
-    };
-    let call = || format!("mknodat({}, {name:?}, {}:{})", describe(&parent), device.major, device.minor);
-    match mknodat(&parent, name, kind, Mode::from_bits_truncate(device.mode), number) {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(Errno::EPERM) => {
-            // Without the right to make it (a user namespace): the host's node is bound.
-            let host = open_path(&Path::new("/dev").join(name))?;
-            is_device(host.as_fd(), kind, number, call)?;
-            let point = create_file_in_root(root, &device.path, 0)?;
-            return Ok(bind_fd(host.as_fd(), point.as_fd())?);
-        }
-        Err(errno) => return Err(Error::new(call(), errno).into()),
-    }
-    let made = open_child(parent.as_fd(), name, OFlag::O_PATH)?;
-    is_device(made.as_fd(), kind, number, call)?;
-    if (device.uid, device.gid) != (0, 0) {
-        use nix::fcntl::AtFlags;
-        let (uid, gid) = (nix::unistd::Uid::from_raw(device.uid), nix::unistd::Gid::from_raw(device.gid));
-        nix::unistd::fchownat(&parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
-            .call(|| format!("fchownat({}, {name:?}, {uid}, {gid})", describe(&parent)))?;
-    }
-    Ok(())
-}
-
-fn is_device(fd: BorrowedFd<'_>, kind: SFlag, number: u64, call: impl Fn() -> String) -> Result<()> {
-    let stat = fstat(fd).call(&call)?;
-    let is_same =
-        stat.st_mode & SFlag::S_IFMT.bits() == kind.bits() && (kind == SFlag::S_IFIFO || stat.st_rdev == number);
-    if is_same { Ok(()) } else { Err(Error::new(call(), Errno::EEXIST)) }
-}
-
-fn symlink(root: BorrowedFd<'_>, path: &Path, target: &Path, replace: bool) -> Result<()> {
-    let (parent, name) = parent_in_root(root, path)?;
-    let call = || format!("symlinkat({}, root{})", target.display(), path.display());
-    match nix::unistd::symlinkat(target, &parent, name) {
-        Err(Errno::EEXIST) if replace => {
-            use nix::unistd::{UnlinkatFlags, unlinkat};
-            unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir).call(call)?;
-            nix::unistd::symlinkat(target, &parent, name).call(call)
-        }
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(Error::new(call(), errno)),
-    }
-}
-
-/// None: there is nothing to protect.
-fn open_to_protect(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
-    match open_in_root(root, path, OFlag::O_PATH) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn readonly_path(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    let Some(target) = open_to_protect(root, path)? else { return Ok(()) };
-    let detached = || {
-        let tree = mount::clone_tree(Some(target.as_fd()), Path::new(""), true)?;
-        let attr = MountAttr { set: mount::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-        mount::set_attributes(tree.as_fd(), false, attr)?;
-        mount::move_mount(tree.as_fd(), target.as_fd())
-    };
-    or_classic(detached(), || {
-        let here = mount::at(target.as_fd());
-        mount::bind(&here, &here, true)?;
-        let mounted = open_in_root(root, path, OFlag::O_PATH)?;
-        change_flags(mounted.as_fd(), libc::MS_RDONLY, 0)
-    })
-}
-
-fn mask_path(root: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchError> {
-    let Some(target) = open_to_protect(root, path)? else { return Ok(()) };
-    let kind = fstat(&target).call(|| format!("fstat({})", describe(&target)))?.st_mode & SFlag::S_IFMT.bits();
-    if kind != SFlag::S_IFDIR.bits() {
-        let null = open_null(root)?;
-        return Ok(bind_fd(null.as_fd(), target.as_fd())?);
-    }
-    let mask = |inodes: u32| {
-        let data = format!("nr_blocks=1,nr_inodes={inodes}");
-        mount_filesystem(target.as_fd(), libc::MS_RDONLY, "tmpfs", "tmpfs", &data)
-    };
-    // Some 5.4 kernels want two inodes.
-    match mask(1) {
-        Err(error) if error.errno() == Errno::EINVAL => Ok(mask(2)?),
-        other => Ok(other?),
-    }
-}
-
-/// The container's own null device, verified: a mask made of anything else would open what it should hide
-/// (CVE-2025-31133).
-fn open_null(root: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let dev = open_in_root(root, Path::new("/dev"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-    let null = open_child(dev.as_fd(), "null".as_ref(), OFlag::O_PATH)?;
-    is_device(null.as_fd(), SFlag::S_IFCHR, makedev(1, 3), || "root/dev/null is not the null device 1:3".into())?;
-    Ok(null)
 }
 
 fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {

@@ -2,11 +2,12 @@
 //! single-threaded process, so it may allocate; it shares nothing but the descriptors that the plan names.
 
 use super::error::LaunchError;
+use super::knobs::{loopback_up, personality, set_domainname, set_rlimit, sysctl};
+use super::memory::Private;
 use super::plan::{Fd, Ids, Plan, Step, Tree, Who};
 use super::rootfs::Root;
 use super::spawn::{GO, Report};
-use super::tail::{self, Private};
-use super::{exec, rootfs, terminal, user};
+use super::{exec, rootfs, tail, terminal, user};
 use crate::caps;
 use crate::error::{Context, Error, Result};
 use crate::fd;
@@ -394,53 +395,4 @@ impl Child<'_> {
 fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
     let cause = errno.desc().to_lowercase();
     LaunchError::Cwd { path: path.display().to_string(), cause: format!("chdir {}: {cause}", path.display()) }
-}
-
-fn sysctl(name: &str, value: &str) -> Result<(), LaunchError> {
-    // Dots separate; a name written with slashes may have dots in its parts (an interface's name).
-    let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
-    let is_plain =
-        !relative.is_empty() && relative.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-    if !is_plain {
-        return Err(LaunchError::Unsupported(format!("sysctl {name:?}: not a name")));
-    }
-    let path = format!("/proc/sys/{relative}");
-    Ok(fs::write(&path, value).call(|| format!("write({path}, {value:?})"))?)
-}
-
-#[allow(unsafe_code)]
-fn personality(domain: u64) -> Result<()> {
-    // SAFETY: no memory is passed.
-    let done = unsafe { libc::personality(domain as libc::c_ulong) };
-    crate::error::check(done.into(), || format!("personality({domain:#x})")).map(drop)
-}
-
-#[allow(unsafe_code)]
-fn set_domainname(name: &str) -> Result<()> {
-    // SAFETY: pointer and length are the string's.
-    let done = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
-    crate::error::check(done.into(), || format!("setdomainname({name:?})")).map(drop)
-}
-
-#[allow(unsafe_code)]
-fn set_rlimit(resource: u32, name: &str, soft: u64, hard: u64) -> Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the structure outlives the call; no old value is asked for.
-    let done = unsafe { libc::prlimit64(0, resource as _, &limit, std::ptr::null_mut()) };
-    crate::error::check(done.into(), || format!("prlimit64({name}, {soft}, {hard})")).map(drop)
-}
-
-#[allow(unsafe_code)]
-fn loopback_up() -> Result<()> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .call(|| "socket(AF_INET, SOCK_DGRAM)".into())?;
-    // SAFETY: ifreq is plain data for which all-zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: the request outlives the call, and SIOCSIFFLAGS only reads it.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request) };
-    crate::error::check(done.into(), || "ioctl(lo, SIOCSIFFLAGS, IFF_UP)".into()).map(drop)
 }

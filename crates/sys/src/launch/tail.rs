@@ -6,137 +6,15 @@
 
 use super::error::LaunchError;
 use super::exec::command_line;
+use super::memory::{PAGE, Private};
 use super::plan::Step;
 use super::spawn::{GO, Report};
-use crate::error::{Context, Error, Result, check};
+use crate::error::{Error, Result};
 use crate::fd::own;
 use crate::seccomp::Filter;
 use nix::errno::Errno;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
-
-/// Memory of this process that a tail must not get, noted while /proc is the host's.
-#[derive(Debug, Default)]
-pub(super) struct Private {
-    ranges: Vec<(usize, usize)>,
-    heap: Option<usize>,
-}
-
-impl Private {
-    /// From now on the heap grows in one place only.
-    #[allow(unsafe_code)]
-    pub(super) fn note() -> Result<Self> {
-        // SAFETY: it only tells the allocator to take all memory from the break from now on.
-        unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
-        let maps = std::fs::read_to_string("/proc/self/maps").call(|| "read(/proc/self/maps)".into())?;
-        let here = &raw const maps as usize;
-        let mut private = Self::default();
-        let mut end_of_file = 0;
-        for line in maps.lines() {
-            let mut fields = line.split_ascii_whitespace();
-            let (Some(range), Some(rights)) = (fields.next(), fields.next()) else { continue };
-            let name = fields.nth(3).unwrap_or_default();
-            let Some((start, end)) = range.split_once('-') else { continue };
-            let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else {
-                continue;
-            };
-            if name.starts_with('/') {
-                end_of_file = end;
-                continue;
-            }
-            let is_bss = start == end_of_file;
-            let is_this_stack = (start..end).contains(&here) || name == "[stack]";
-            if name == "[heap]" {
-                private.heap = Some(start);
-            } else if rights == "rw-p" && name.is_empty() && !is_bss && !is_this_stack {
-                private.ranges.push((start, end));
-            }
-        }
-        Ok(private)
-    }
-
-    #[allow(unsafe_code)]
-    fn keep_from_children(&self) -> Result<()> {
-        forget_rseq()?;
-        let heap = self.heap.map(|start| {
-            // SAFETY: sbrk(0) only asks where the break is.
-            let end = unsafe { libc::sbrk(0) } as usize;
-            (start, end.next_multiple_of(PAGE))
-        });
-        for (start, end) in self.ranges.iter().copied().chain(heap) {
-            let pointer = start as *mut libc::c_void;
-            // SAFETY: the advice changes nothing for this process; what a child lacks, `run` does not touch.
-            let done = unsafe { libc::madvise(pointer, end - start, libc::MADV_DONTFORK) };
-            match check(done.into(), || format!("madvise({start:#x}, {:#x}, MADV_DONTFORK)", end - start)) {
-                // Unmapped since it was noted.
-                Err(error) if error.errno() == Errno::ENOMEM => {}
-                other => drop(other?),
-            }
-        }
-        Ok(())
-    }
-}
-
-const PAGE: usize = 4096;
-
-/// The kernel writes to the C library's restartable-sequence area at every preemption, and kills who lacks it: that
-/// area lies in thread-local storage, which is in the heap of a static program.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[allow(unsafe_code)]
-fn forget_rseq() -> Result<()> {
-    unsafe extern "C" {
-        static __rseq_offset: isize;
-        static __rseq_size: libc::c_uint;
-    }
-    const RSEQ_FLAG_UNREGISTER: libc::c_int = 1;
-    #[cfg(target_arch = "x86_64")]
-    const RSEQ_SIG: u32 = 0x5305_3053;
-    #[cfg(not(target_arch = "x86_64"))]
-    const RSEQ_SIG: u32 = 0xd428_bc00;
-    // SAFETY: the C library sets it before main and never again.
-    let registered = unsafe { __rseq_size };
-    if registered == 0 {
-        return Ok(());
-    }
-    // SAFETY: as above.
-    let offset = unsafe { __rseq_offset };
-    let area = thread_pointer().wrapping_add_signed(offset);
-    // The size that was registered: glibc rounds what it needs up to the structure's first size, 32, and its alignment.
-    let sizes = [registered.max(32).next_multiple_of(32), registered.max(32), 32];
-    let mut last = Ok(());
-    for size in sizes {
-        // SAFETY: the kernel only stops to write there.
-        let done = unsafe { libc::syscall(libc::SYS_rseq, area, size, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) };
-        last = check(done, || format!("rseq({area:#x}, {size}, RSEQ_FLAG_UNREGISTER)")).map(drop);
-        if last.is_ok() {
-            break;
-        }
-    }
-    last
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn forget_rseq() -> Result<()> {
-    Ok(())
-}
-
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-fn thread_pointer() -> usize {
-    let pointer: usize;
-    // SAFETY: the ABI has the thread pointer at the start of the block that fs points to.
-    unsafe { std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly)) };
-    pointer
-}
-
-#[cfg(target_arch = "aarch64")]
-#[allow(unsafe_code)]
-fn thread_pointer() -> usize {
-    let pointer: usize;
-    // SAFETY: it only reads a register.
-    unsafe { std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, preserves_flags, nomem)) };
-    pointer
-}
 
 /// Text for the parent, and where its errno goes.
 #[repr(C)]
