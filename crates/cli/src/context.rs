@@ -157,9 +157,17 @@ impl Context {
         }
     }
 
+    /// A pod that is removed meanwhile is no failure: it is gone, as somebody wanted.
     fn revive_one(&self, dir: &PodDir, pod: &Pod) -> Result<()> {
-        if !dir.run_dir().is_dir() {
-            dir.restore_run_dir(pod)?;
+        match self.try_revive(dir, pod) {
+            Err(_) if dir.is_gone() => Ok(()),
+            result => result,
+        }
+    }
+
+    fn try_revive(&self, dir: &PodDir, pod: &Pod) -> Result<()> {
+        if !dir.run_dir().is_dir() && !dir.restore_run_dir(pod)? {
+            return Ok(());
         }
         let Some(_guard) = dir.begin_start()? else { return Ok(()) };
         if dir.is_kept()? { Ok(()) } else { self.start(dir) }

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::events::{self, EventLog, StoredEvent};
 use crate::exits::{self, Exit};
 use crate::file::{
-    Durability, Error, joined_name, make_directories, read_json, remove_tree, sync_directory, write_json,
+    Durability, Error, check_unmounted, joined_name, make_directories, read_json, remove_tree, sync_directory,
+    write_json,
 };
 use crate::lock;
 use crate::roots::Roots;
@@ -98,10 +99,18 @@ impl PodDir {
 
     /// Takes the pod's name (also for a pod that comes back after a reboot: `/run` was emptied).
     pub fn take_name(&self, kube_namespace: &str, name: &str) -> Result<(), Error> {
+        let _guard = self.lock_names()?;
+        self.take_name_locked(kube_namespace, name)
+    }
+
+    fn lock_names(&self) -> Result<Flock<File>, Error> {
         let names = self.roots.names();
         make_directories(&names, 0o700)?;
-        let _guard = lock_directory(&names)?;
-        let link = names.join(joined_name(&[kube_namespace, name], ""));
+        lock_directory(&names)
+    }
+
+    fn take_name_locked(&self, kube_namespace: &str, name: &str) -> Result<(), Error> {
+        let link = self.roots.names().join(joined_name(&[kube_namespace, name], ""));
         match symlink(&self.uid, &link) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -178,13 +187,11 @@ impl PodDir {
             use std::os::unix::fs::MetadataExt;
             fs::symlink_metadata(path).map(|facts| now.0 - facts.mtime()).unwrap_or(i64::MAX)
         };
-        let manifest_is_gone =
-            fs::symlink_metadata(self.pod_path()).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let is_young = age(&run).min(age(&data)) < LEFTOVER_SECONDS_MIN;
         if is_young || self.is_kept().unwrap_or(true) {
             return false;
         }
-        if manifest_is_gone {
+        if self.is_gone() {
             return true;
         }
         // Accepted in full, but it never got its name and no shim ever spoke for it.
@@ -395,10 +402,21 @@ impl PodDir {
         self.deleting_path().exists()
     }
 
-    /// Makes the run directory again and takes the name again: what a reboot took.
-    pub fn restore_run_dir(&self, pod: &Pod) -> Result<(), Error> {
+    /// Makes the run directory again and takes the name again: what a reboot took. False when the pod has been removed
+    /// meanwhile: nothing of it is made then. (The remover takes `pod.json` away first, under the same lock.)
+    pub fn restore_run_dir(&self, pod: &Pod) -> Result<bool, Error> {
+        let _guard = self.lock_names()?;
+        if self.is_gone() {
+            return Ok(false);
+        }
         make_directories(&self.run_dir(), 0o700)?;
-        self.take_name(&pod.metadata.namespace, &pod.metadata.name)
+        self.take_name_locked(&pod.metadata.namespace, &pod.metadata.name)?;
+        Ok(true)
+    }
+
+    /// Whether the manifest is no longer there: the pod is removed, or on its last way.
+    pub fn is_gone(&self) -> bool {
+        fs::symlink_metadata(self.pod_path()).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// For whoever is going to start keep; `None` while somebody else is at it. Two commands at once would otherwise
@@ -413,17 +431,34 @@ impl PodDir {
         }
     }
 
-    /// The last undo: logs, data, run directory, and then the name. Goes on after an error and returns them all.
+    /// The last undo: manifest, logs, data, run directory, and then the name. Goes on after an error and returns them
+    /// all; while something is still mounted below nothing is touched.
     pub fn remove(&self, pod: &Pod) -> Vec<Error> {
-        let mut errors = Vec::new();
-        for tree in [self.log_dir(pod), self.data_dir(), self.run_dir()] {
+        let trees = [self.log_dir(pod), self.data_dir(), self.run_dir()];
+        let mut errors: Vec<Error> = trees.iter().filter_map(|tree| check_unmounted(tree).err()).collect();
+        if errors.is_empty() {
+            errors.extend(self.remove_manifest().err());
+        }
+        if !errors.is_empty() {
+            return errors;
+        }
+        for tree in trees {
             errors.extend(remove_tree(&tree).err());
         }
-        // A pod of which something is left keeps its name, so that it is listed and can be deleted again.
+        // What is left keeps its name, so that the next try (or the sweep) finds it.
         if errors.is_empty() {
             errors.extend(self.give_name_back(&pod.metadata.namespace, &pod.metadata.name).err());
         }
         errors
+    }
+
+    /// From here on nobody revives the pod.
+    fn remove_manifest(&self) -> Result<(), Error> {
+        let _guard = self.lock_names()?;
+        match fs::remove_file(self.pod_path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.pod_path())(error)),
+            _ => Ok(()),
+        }
     }
 
     fn give_name_back(&self, kube_namespace: &str, name: &str) -> Result<(), Error> {
@@ -551,6 +586,24 @@ mod tests {
         assert_eq!(names(&roots), ["web"]);
         dir.take_name("default", "web").unwrap();
         dir.take_name("default", "web").unwrap();
+        assert_eq!(PodDir::find(&roots, "default", "web"), Some(dir));
+    }
+
+    #[test]
+    fn a_pod_that_is_removed_while_somebody_revives_it_stays_gone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let roots = roots(&scratch);
+        let dir = PodDir::create(&roots, &pod(UID, "web")).unwrap();
+        let seen = PodDir::list(&roots).unwrap().remove(0);
+        assert_eq!(dir.remove(&seen.pod).len(), 0);
+        assert!(!seen.dir.restore_run_dir(&seen.pod).unwrap());
+        assert!(seen.dir.begin_start().is_err_and(|error| error.is_not_found()));
+        assert!(seen.dir.is_gone() && !dir.exists());
+        assert_eq!(fs::read_dir(roots.names()).unwrap().count(), 0);
+        // A pod of the boot before is restored.
+        let dir = PodDir::create(&roots, &pod(UID, "web")).unwrap();
+        fs::remove_dir_all(&roots.run).unwrap();
+        assert!(dir.restore_run_dir(&pod(UID, "web")).unwrap());
         assert_eq!(PodDir::find(&roots, "default", "web"), Some(dir));
     }
 

@@ -118,12 +118,17 @@ pub fn make_directories(path: &Path, mode: u32) -> Result<(), Error> {
 /// Removes a tree; that it is gone already is fine. Refuses when anything is mounted below it: what a mount shows
 /// belongs to somebody else.
 pub fn remove_tree(path: &Path) -> Result<(), Error> {
-    if let Some(mount) = mount_below(path)? {
-        return Err(Error::StillMounted { path: path.to_owned(), mount });
-    }
+    check_unmounted(path)?;
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
+    }
+}
+
+pub fn check_unmounted(path: &Path) -> Result<(), Error> {
+    match mount_below(path)? {
+        Some(mount) => Err(Error::StillMounted { path: path.to_owned(), mount }),
+        None => Ok(()),
     }
 }
 

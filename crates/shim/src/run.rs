@@ -38,6 +38,8 @@ const NOT_BY_HAND: &str = "`pod run` is started by keep; to start a pod use `pod
 
 fn prepare(roots: Roots, dir: &Path, socket: Option<OwnedFd>) -> Result<(Host, Keep), String> {
     killick_sys::spawn::set_undumpable().map_err(|error| error.to_string())?;
+    // Logs are for everybody to read, whatever the mask of who typed the command.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let dir = PodDir::of_run_directory(&roots, dir).ok_or_else(|| format!("{}: no pod's directory", dir.display()))?;
     let keep = Keep::new(socket.ok_or(NOT_BY_HAND)?)?;
     Ok((Host::detect(roots, dir)?, keep))

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The first shim must have the pod in its hands within this time.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
+const OOM_SCORE_ADJ: &str = "-998";
 /// A log of errors that nobody reads is begun anew at this size.
 const SHIM_LOG_BYTES_MAX: u64 = 1 << 20;
 
@@ -39,6 +40,8 @@ pub(crate) fn start(dir: &Path) -> Result<(), String> {
     let (ready, told) = killick_sys::fd::pipe().map_err(|error| error.to_string())?;
     let shim = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
     let keep = killick_sys::fd::sealed_memfd("killick-keep", crate::PAUSE).map_err(|error| error.to_string())?;
+    // As kubelet's sandboxes: of a pod, its supervisor is the last to go. Where that is refused it goes like others.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     let args = [OsString::from("killick-pause"), "keep".into(), dir.run_dir().into(), shim.into()];
     daemon(
         keep.as_fd(),

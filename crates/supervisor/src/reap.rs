@@ -108,3 +108,75 @@ pub async fn until_zero(what: &str, mut left: impl FnMut() -> Result<usize, Stri
         pause = (pause * 2).min(LOOK_LONGEST);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests start processes")]
+mod tests {
+    use std::io::Write;
+    use std::process::{Child, Command, Stdio};
+
+    use killick_pod_dir::Roots;
+
+    use super::*;
+
+    fn check(test: impl AsyncFnOnce(PodDir)) {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        let roots = Roots { run: at("run"), root: at("root"), logs: at("logs") };
+        let dir = PodDir::at(&roots, "0d7ac1f2-5f0e-4a53-8f3b-3a1f2b3c4d5e").unwrap();
+        std::fs::create_dir_all(dir.run_dir()).unwrap();
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test(dir));
+    }
+
+    /// A shell that waits for a byte before it runs the line.
+    fn shell(line: &str) -> (Child, PidFd) {
+        let script = format!("read x; {line}");
+        let child = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+        let process = PidFd::open(child.id() as i32).unwrap();
+        (child, process)
+    }
+
+    fn go(child: &mut Child) {
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    }
+
+    #[test]
+    fn our_own_childs_exit_is_learned_and_the_child_reaped() {
+        check(async |dir| {
+            for (line, code) in [("exit 42", 42), ("kill -9 $$", 137)] {
+                let (mut child, process) = shell(line);
+                go(&mut child);
+                ended(&process).await;
+                assert_eq!(learn_exit(&dir, &process).await, End::Code(code));
+                assert!(killick_sys::pidfd::start_time(process.pid()).is_err(), "a zombie is left");
+            }
+        });
+    }
+
+    #[test]
+    fn what_keep_reaped_is_found_in_exits_also_after_its_file_was_put_aside() {
+        check(async |dir| {
+            let (mut child, process) = shell("exit 3");
+            let line = format!("{} {} {}\n", process.pid(), process.start_time(), 42 << 8);
+            std::fs::write(dir.exits_path(), format!("1 1 256\n{line}7 7 9\n")).unwrap();
+            go(&mut child);
+            child.wait().unwrap();
+            ended(&process).await;
+            assert_eq!(learn_exit(&dir, &process).await, End::Code(42));
+            assert_eq!(recorded_exit(&dir, process.pid(), process.start_time() + 1), None);
+        });
+    }
+
+    #[test]
+    fn a_process_on_its_way_out_is_told_from_one_that_runs() {
+        let (mut child, process) = shell("exit 0");
+        assert!(!is_dying(&process));
+        go(&mut child);
+        while process.is_running() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(is_dying(&process), "a zombie");
+        child.wait().unwrap();
+        assert!(is_dying(&process), "gone");
+    }
+}

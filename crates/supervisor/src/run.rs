@@ -84,7 +84,11 @@ async fn take_in_hand(
     });
     let listener = Listener::bind(&host.dir.control_socket())
         .map_err(|error| format!("listen on {}: {error}", host.dir.control_socket().display()))?;
-    let node_view = NodeView::detect(&host.layout, killick_container::devices::of_host());
+    // Every device of the host is a long list, wanted by privileged containers only.
+    let mut containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    let is_privileged = containers.any(|container| container.security_context.privileged == Some(true));
+    let devices = if is_privileged { killick_container::devices::of_host() } else { Vec::new() };
+    let node_view = NodeView::detect(&host.layout, devices);
     let events = host.dir.event_log(&pod.metadata.name, &host.node.name);
     let context = Rc::new(Context { host, node_view, pause, keep, inbox });
     let now = clock::now();

@@ -1,6 +1,6 @@
 //! The pod's sandbox: pause in its cgroup, the pod's network, and the files that all its containers see.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use killick_container::cgroup::Cgroup;
 use killick_container::sandbox::{self, Sandbox, SandboxRequest};
 use killick_container::{LaunchError, Progress};
-use killick_network::files;
+use killick_network::{PodNetwork, files};
 use killick_pod::event::{Event, Record};
 use killick_pod::spec::{Pod, PodSecurityContext};
 use killick_sys::spawn::worker;
@@ -76,19 +76,38 @@ async fn make(context: &Context, pod: &Pod, attempt: u32) -> Result<LiveSandbox,
         .await
         .map_err(failed)?;
     let sandbox = birth.into_sandbox().map_err(failed)?;
+    match furnish(context, pod, &sandbox).await {
+        Ok((netns, network, files)) => {
+            let PodFiles { hosts, resolv_conf, .. } = files;
+            Ok(LiveSandbox { attempt, sandbox, netns, network, hosts, resolv_conf })
+        }
+        Err(error) => {
+            let _ = sandbox.process().send_signal(Signal::SIGKILL);
+            reap::wait_for_end(sandbox.process()).await;
+            Err(error)
+        }
+    }
+}
+
+/// Pause runs: now its network, and the files that tell of it.
+async fn furnish(
+    context: &Context,
+    pod: &Pod,
+    sandbox: &Sandbox,
+) -> Result<(Option<OwnedFd>, Option<PodNetwork>, PodFiles), String> {
     let network = match pod.spec.host_network {
         true => None,
-        false => Some(set_up_network(context, &sandbox).await?),
+        false => Some(set_up_network(context, sandbox).await?),
     };
     for warning in network.iter().flat_map(|network| &network.warnings) {
         context.note(warn("NetworkLimited", warning)).await;
     }
-    let files = write_files(context, pod, &network.iter().map(|network| network.ip).collect::<Vec<_>>()).await?;
-    for message in files.cut {
-        context.note(warn("DNSConfigForming", &message)).await;
+    let ips: Vec<_> = network.iter().map(|network| network.ip).collect();
+    let files = write_files(context, pod, &ips).await?;
+    for message in &files.cut {
+        context.note(warn("DNSConfigForming", message)).await;
     }
-    let netns = netns_of(&sandbox)?;
-    Ok(LiveSandbox { attempt, sandbox, netns, network, hosts: files.hosts, resolv_conf: files.resolv_conf })
+    Ok((netns_of(sandbox)?, network, files))
 }
 
 fn failed(error: LaunchError) -> String {
@@ -113,7 +132,7 @@ pub fn pause_cgroup(context: &Context) -> PathBuf {
     context.host.pod_cgroup().join("pause")
 }
 
-async fn set_up_network(context: &Context, sandbox: &Sandbox) -> Result<killick_network::PodNetwork, String> {
+async fn set_up_network(context: &Context, sandbox: &Sandbox) -> Result<PodNetwork, String> {
     let netns = sandbox.network_namespace().map_err(failed)?;
     let (uid, settings) = (context.host.dir.uid().to_owned(), context.host.network.clone());
     let mut worker = worker(NETWORK_DEADLINE, move || killick_network::setup(&uid, netns.as_fd(), &settings))

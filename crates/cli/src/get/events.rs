@@ -175,6 +175,7 @@ pub(super) fn watch_events(context: &Context, options: &GetOptions, out: &mut Ou
         std::thread::sleep(WATCH_PERIOD);
     }
 }
+
 /// `killick events`: the form with counts, for a person who wants to know what happened.
 pub fn events(
     context: &Context,
