@@ -648,3 +648,66 @@ fn every_problem_of_every_file_is_reported_and_nothing_is_made() {
     options.files.names.clear();
     assert_eq!(text(&apply(&options, "").2), "error: must specify one of -f and -k");
 }
+
+/// What `get -o yaml` prints can be applied again, whatever strings it holds.
+#[test]
+fn yaml_that_is_printed_is_read_back_as_it_was() {
+    const PIECES: [&str; 40] = [
+        "",
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "a",
+        "true",
+        "No",
+        "~",
+        "null",
+        "0",
+        "0644",
+        "1e3",
+        ".5",
+        "1:30",
+        "-",
+        "- ",
+        "?",
+        ": ",
+        ":",
+        " #",
+        "#",
+        "'",
+        "\"",
+        "\\",
+        "|",
+        ">",
+        "%",
+        "@",
+        "`",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "&a",
+        "*a",
+        "!t",
+        "é\u{1F600}",
+        "---",
+    ];
+    // A fixed linear congruence: the same strings each time.
+    let mut state = 7u32;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % below
+    };
+    for _ in 0..800 {
+        let value: String = (0..1 + next(5)).map(|_| PIECES[next(PIECES.len())]).collect();
+        let spec = json!({"containers": [{"name": "a", "image": "i:1", "env": [{"name": "V", "value": value}]}]});
+        let yaml = crate::yaml_out::document(&serde_json::to_value(pod("web", spec)).unwrap());
+        let objects = killick_pod::manifest::parse("x", yaml.as_bytes()).unwrap_or_else(|problems| {
+            panic!("{value:?}: {problems:?}\n{yaml}");
+        });
+        let [Object::Pod(read)] = objects.as_slice() else { panic!("{objects:?}") };
+        assert_eq!(read.spec.containers[0].env[0].value.as_deref().unwrap_or_default(), value, "\n{yaml}");
+    }
+}

@@ -17,7 +17,7 @@ use killick_sys::pidfd::PidFd;
 use killick_sys::seccomp::Filter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Process, Spec};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,6 +38,8 @@ pub struct BundleRequest<'a> {
     pub inherited: i32,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
+    /// Name of its own session keyring.
+    pub keyring: Option<String>,
     /// From `killick_sys::launch::gate_listen`: where another process will start it.
     pub gate: OwnedFd,
     /// `hooks::state`.
@@ -143,8 +145,9 @@ impl BundleBirth {
         self.launch.take_terminal()
     }
 
-    /// The container, at its gate: it lives on when this process ends.
-    pub fn into_container(self) -> Result<Container, LaunchError> {
+    /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
+    pub fn into_container(mut self) -> Result<Container, LaunchError> {
+        self.launch.open_gate()?;
         let BundleBirth { id, launch, settings, rendezvous: _ } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
         Ok(Container { id, process, settings })
@@ -205,9 +208,11 @@ fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
 }
 
 fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
-    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, gate, state } = request;
+    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, gate, state } = request;
     let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
-    let process = spec.process().as_ref().ok_or_else(|| missing("process property must not be empty"))?;
+    // The specification wants a process only of start.
+    let nothing = Process::default();
+    let process = spec.process().as_ref().unwrap_or(&nothing);
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(missing("args must not be empty"));
@@ -309,8 +314,13 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
             LinuxPersonalityDomain::PerLinux32 => 8,
         }));
     }
+    plan.extend(keyring.map(Step::SessionKeyring));
+    plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
     finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
+    if spec.process().is_none() {
+        plan.without_program();
+    }
     Ok(Planned { plan, settings, born_in, pid, rendezvous })
 }
 

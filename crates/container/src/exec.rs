@@ -38,7 +38,8 @@ pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> R
         no_new_privileges: no_new_privileges.unwrap_or(first.no_new_privileges),
         ..first.clone()
     };
-    start(facts, container, settings, args, stdio, attach, 0)
+    let how = How { inherited: 0, more: Vec::new() };
+    start(facts, container, settings, args, stdio, attach, how)
 }
 
 /// A whole `process` object (`exec --process`): nothing is taken over from the first process but its seccomp filter.
@@ -51,11 +52,15 @@ pub struct ProcessRequest<'a> {
     pub inherited: i32,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
+    /// `personality(2)`'s argument, of the configuration.
+    pub personality: Option<u64>,
+    /// Name of the container's session keyring.
+    pub keyring: Option<String>,
 }
 
 /// As `exec`, for a process that is described whole.
 pub fn exec_process(facts: &Facts, container: &Container, request: ProcessRequest<'_>) -> Result<Exec, LaunchError> {
-    let ProcessRequest { process, stdio, attach, inherited, env } = request;
+    let ProcessRequest { process, stdio, attach, inherited, env, personality, keyring } = request;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
@@ -69,7 +74,17 @@ pub fn exec_process(facts: &Facts, container: &Container, request: ProcessReques
         pid_namespace: first.pid_namespace,
         ..described
     };
-    start(facts, container, settings, args, stdio, attach, inherited)
+    let mut more: Vec<Step> = keyring.map(Step::SessionKeyring).into_iter().collect();
+    more.extend(personality.map(Step::Personality));
+    more.extend(crate::scheduling::affinity(process)?);
+    more.extend(crate::scheduling::steps(process)?);
+    start(facts, container, settings, args, stdio, attach, How { inherited, more })
+}
+
+/// What only a whole process has.
+struct How {
+    inherited: i32,
+    more: Vec<Step>,
 }
 
 fn start(
@@ -79,10 +94,10 @@ fn start(
     args: Vec<String>,
     stdio: Stdio,
     attach: Option<&Attach>,
-    inherited: i32,
+    how: How,
 ) -> Result<Exec, LaunchError> {
     let mut plan = Plan::new();
-    plan.keep_inherited(inherited);
+    plan.keep_inherited(how.inherited);
     let born_in = begin(&mut plan, attach, settings.oom_score_adj)?;
     let stdio = plan_stdio(&mut plan, stdio);
     plan.push(Step::NewSession);
@@ -107,6 +122,7 @@ fn start(
     if let PlannedStdio::Terminal { rows, columns } = stdio {
         plan.push(Step::Terminal { console: false, rows, columns });
     }
+    plan.extend(how.more);
     finish(&mut plan, &settings, &stdio, Gate::None, args);
     Ok(Exec { launch: launch(plan, pid, born_in)? })
 }

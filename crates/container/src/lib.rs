@@ -30,6 +30,7 @@ mod process;
 mod request;
 pub mod resources;
 pub mod sandbox;
+mod scheduling;
 pub mod seccomp;
 mod state;
 pub mod support;

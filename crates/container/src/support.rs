@@ -17,9 +17,6 @@ const fn refused(field: &'static str, why: &'static str) -> Refused {
 }
 
 pub const REFUSED: &[Refused] = &[
-    refused("process.scheduler", "not supported yet"),
-    refused("process.ioPriority", "not supported yet"),
-    refused("process.execCPUAffinity", "not supported yet"),
     refused("linux.uidMappings", "user namespaces are not supported yet"),
     refused("linux.gidMappings", "user namespaces are not supported yet"),
     refused("linux.timeOffsets", "time namespaces are not supported yet"),
@@ -37,7 +34,6 @@ pub const REFUSED: &[Refused] = &[
 pub const REFUSED_OPTIONS: &[&str] = &[
     "idmap",
     "ridmap",
-    "tmpcopyup",
     "unbindable",
     "runbindable",
     "remount",
@@ -260,7 +256,8 @@ fn mounts(config: &Value) -> Result<(), String> {
         for option in mount.get("options").and_then(Value::as_array).into_iter().flatten() {
             let option = option.as_str().unwrap_or_default();
             let name = option.split('=').next().unwrap_or_default();
-            if REFUSED_OPTIONS.contains(&name) {
+            let is_tmpfs = mount.get("type").and_then(Value::as_str) == Some("tmpfs");
+            if REFUSED_OPTIONS.contains(&name) || (name == "tmpcopyup" && !is_tmpfs) {
                 return Err(format!("mount {destination}: option {option:?} is not supported yet"));
             }
         }
@@ -380,7 +377,6 @@ mod tests {
             (json!({"root": null}), "root must be specified"),
             (json!({"process": {"cwd": ""}}), "Cwd property must not be empty"),
             (json!({"process": {"cwd": "a"}}), "Cwd must be an absolute path: \"a\""),
-            (json!({"process": {"scheduler": {"policy": "SCHED_BATCH"}}}), "process.scheduler: not supported yet"),
             (
                 json!({"linux": {"uidMappings": [{"containerID": 0}]}}),
                 "linux.uidMappings: user namespaces are not supported yet",
@@ -407,8 +403,8 @@ mod tests {
             ),
             (json!({"hostname": "h", "linux": {"namespaces": [{"type": "mount"}]}}), long),
             (
-                json!({"mounts": [{"destination": "/t", "type": "tmpfs", "options": ["tmpcopyup"]}]}),
-                "mount /t: option \"tmpcopyup\" is not supported yet",
+                json!({"mounts": [{"destination": "/t", "type": "tmpfs", "options": ["idmap"]}]}),
+                "mount /t: option \"idmap\" is not supported yet",
             ),
             (
                 json!({"mounts": [{"destination": "/t", "uidMappings": [{}]}]}),

@@ -29,7 +29,7 @@ const CONSOLE: Flag = Flag::value(&["console-socket"], "PATH", "a socket that re
 const PIDFD: Flag = Flag::value(&["pidfd-socket"], "PATH", "not supported yet");
 const PID_FILE: Flag = Flag::value(&["pid-file"], "FILE", "where the first process's pid is written");
 const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "not supported yet");
-const NO_KEYRING: Flag = Flag::switch(&["no-new-keyring"], "accepted: the caller's keyring is kept anyway");
+const NO_KEYRING: Flag = Flag::switch(&["no-new-keyring"], "keep the caller's session keyring");
 const PRESERVE: Flag = Flag::value(&["preserve-fds"], "N", "so many descriptors from 3 on are passed on");
 const DETACH: Flag = Flag::switch(&["detach", "d"], "do not wait for its end");
 const KEEP: Flag = Flag::switch(&["keep"], "do not delete it at its end");
@@ -127,8 +127,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
-    let process = spec.process().as_ref().ok_or("process property must not be empty")?;
-    let terminal = process.terminal().unwrap_or(false);
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     let console = parsed.one("console-socket");
     stdio::check_terminal(terminal, console, detach)?;
     let passed = stdio::passed(parsed.number("preserve-fds")?)?;
@@ -136,7 +135,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
 
     let dir = context.root.make(id)?;
     let mut undo = Undo { context, dir: Some(dir.clone()), cgroup: None };
-    let cgroup = make_cgroup(&spec, id)?;
+    let cgroup = make_cgroup(&spec, id, &dir)?;
     undo.cgroup = Some(cgroup.clone());
     let gate = gate_listen(&dir.join("start.sock")).map_err(|error| error.to_string())?;
     let hook_state = hooks::state(crate::features::SPEC_VERSION, id, &bundle, &spec);
@@ -154,6 +153,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         stdio,
         inherited: count,
         env,
+        keyring: keyring(parsed.has("no-new-keyring"), id),
         gate,
         state: &hook_state,
     };
@@ -172,23 +172,18 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         lifecycle::poststop(context, &state);
         return Err(start(error.to_string()));
     }
-    let (container, terminal) = finish(born, console, parsed.one("pid-file"))?;
+    let terminal = finish(&mut born, console, parsed.one("pid-file"))?;
     state.creating = false;
-    if let Err(why) = state.write() {
-        let _ = container.process().send_raw_signal(libc::SIGKILL);
-        return Err(why);
-    }
+    state.no_new_keyring = parsed.has("no-new-keyring");
+    state.write()?;
+    let container = born.into_container().map_err(|error| start(error.to_string()))?;
     undo.dir = None;
     undo.cgroup = None;
     Ok(Made { state, container, terminal })
 }
 
-/// Everything that a caller waits for, then the container is let go.
-fn finish(
-    mut born: BundleBirth,
-    console: Option<&str>,
-    pid_file: Option<&str>,
-) -> Result<(Container, Option<OwnedFd>), String> {
+/// Everything that a caller waits for. The terminal, when nobody else gets it.
+fn finish(born: &mut BundleBirth, console: Option<&str>, pid_file: Option<&str>) -> Result<Option<OwnedFd>, String> {
     let mut terminal = born.take_terminal();
     if let (Some(socket), Some(master)) = (console, terminal.take_if(|_| console.is_some())) {
         stdio::send_console(socket, master)?;
@@ -196,8 +191,12 @@ fn finish(
     if let (Some(path), Some(process)) = (pid_file, born.process()) {
         stdio::write_pid_file(path, process.pid())?;
     }
-    let container = born.into_container().map_err(|error| error.to_string())?;
-    Ok((container, terminal))
+    Ok(terminal)
+}
+
+/// runc's name for it.
+pub fn keyring(keep: bool, id: &str) -> Option<String> {
+    (!keep).then(|| format!("_ses.{id}"))
 }
 
 fn runtime_hooks(
@@ -248,14 +247,22 @@ fn has_own_pid_namespace(spec: &Spec) -> bool {
     })
 }
 
+/// The cgroup of a container without a state yet.
+pub const PLANNED_CGROUP: &str = "cgroup.json";
+
 /// `cgroupsPath` from the root of the hierarchies, absolute or not; without one, the id.
-fn make_cgroup(spec: &Spec, id: &str) -> Result<Cgroup, String> {
+fn make_cgroup(spec: &Spec, id: &str, dir: &Path) -> Result<Cgroup, String> {
     let layout = Layout::detect().map_err(|error| error.to_string())?;
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
     let path = path.unwrap_or_else(|| PathBuf::from(id));
     let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
-    Cgroup::create(&layout, cleaned(&path), &resources).map_err(|error| error.to_string())
+    let path = cleaned(&path);
+    // Before it is made: a killed create must not leave one that nobody finds.
+    let planned = Cgroup::open(&layout, &path).map_err(|error| error.to_string())?;
+    let text = serde_json::to_vec(&planned).map_err(|error| error.to_string())?;
+    fs::write(dir.join(PLANNED_CGROUP), text).map_err(|error| format!("write {PLANNED_CGROUP}: {error}"))?;
+    Cgroup::create(&layout, &path, &resources).map_err(|error| error.to_string())
 }
 
 /// Without `..`: nothing leads out of the hierarchies.

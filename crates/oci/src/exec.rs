@@ -6,10 +6,12 @@ use crate::foreground::{Foreground, absolute, window};
 use crate::state::{State, Status};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
+use killick_container::cgroup::Cgroup;
 use killick_container::{ProcessRequest, Progress, Stdio, exec_process};
 use killick_sys::facts::Facts;
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What a failure of ours exits with, so that it is not taken for the program's.
@@ -78,9 +80,23 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     stdio::check_terminal(tty, console, detach)?;
     let Passed { count, env } = stdio::passed(parsed.number("preserve-fds")?)?;
     let streams = if tty { terminal(&process, detach) } else { stdio::inherit()? };
-    let attach = state.cgroup.attach().map_err(|error| error.to_string())?;
+    let attach = place(&state)?.attach().map_err(|error| error.to_string())?;
     let foreground = if detach { None } else { Some(Foreground::prepare()?) };
-    let request = ProcessRequest { process: &process, stdio: streams, attach: Some(&attach), inherited: count, env };
+    let personality = match state.config.pointer("/linux/personality/domain").and_then(Value::as_str) {
+        Some("LINUX32") => Some(8),
+        Some(_) => Some(0),
+        None => None,
+    };
+    let keyring = crate::create::keyring(state.no_new_keyring, &state.id);
+    let request = ProcessRequest {
+        process: &process,
+        stdio: streams,
+        attach: Some(&attach),
+        inherited: count,
+        env,
+        personality,
+        keyring,
+    };
     let start = |error: killick_container::LaunchError| format!("unable to start container process: {error}");
     let mut born = exec_process(&Facts::detect(), &container, request).map_err(start)?;
     let progress = born.wait(Instant::now() + EXEC_DEADLINE);
@@ -101,6 +117,21 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     let Some(foreground) = foreground else { return Ok(0) };
     let exit = foreground.attend(&process, terminal)?;
     Ok(u8::try_from(exit.code()).unwrap_or(FAILED))
+}
+
+/// The container's cgroup; on v2 that of its first process, which may have delegated: then the container's own takes no
+/// processes any more (EBUSY).
+fn place(state: &State) -> Result<Cgroup, String> {
+    let cgroup = &state.cgroup;
+    if !cgroup.layout().is_v2() {
+        return Ok(cgroup.clone());
+    }
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", state.record.pid)).unwrap_or_default();
+    let now = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    match now.filter(|now| Path::new(now) != cgroup.path() && Path::new(now).starts_with(cgroup.path())) {
+        Some(now) => Cgroup::open(cgroup.layout(), now).map_err(|error| error.to_string()),
+        None => Ok(cgroup.clone()),
+    }
 }
 
 fn terminal(process: &Process, detach: bool) -> Stdio {

@@ -1,9 +1,10 @@
 //! start, delete, pause, resume: a container goes from one state to the next, or says why it may not.
 
 use crate::args::{Command, Flag, HELP, Parsed};
-use crate::create::{START_DEADLINE, environment};
+use crate::create::{PLANNED_CGROUP, START_DEADLINE, environment};
 use crate::state::{State, Status};
 use crate::{Context, Done, Failure, notify};
+use killick_container::cgroup::Cgroup;
 use killick_container::hooks::{self, Kind};
 use killick_sys::spawn::Worker;
 use nix::errno::Errno;
@@ -74,6 +75,9 @@ pub fn start_container(context: &Context, state: &State, ready: Ready) -> Result
     let caller = notify::of_caller();
     let listener = caller.as_ref().map(|_| notify::listen(&state.dir)).transpose()?.flatten();
     let container = state.container()?.ok_or("cannot start a container that has stopped")?;
+    if state.config.get("process").is_none() {
+        return Err("process property must not be empty".into());
+    }
     let gate = state.gate();
     let started = killick_container::bundle::start(&container, &gate, Instant::now() + START_DEADLINE);
     let _ = fs::remove_file(&gate);
@@ -147,6 +151,13 @@ fn delete(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
 fn forget(context: &Context, id: &str, force: bool, why: String) -> Done {
     let dir = context.root.dir(id)?;
     if dir.is_dir() && !dir.join("state.json").exists() {
+        let cgroup =
+            fs::read(dir.join(PLANNED_CGROUP)).ok().and_then(|text| serde_json::from_slice::<Cgroup>(&text).ok());
+        if let Some(cgroup) = cgroup {
+            let deadline = Instant::now() + REMOVE_DEADLINE;
+            let removed = cgroup.kill_all(deadline).and_then(|()| cgroup.remove(deadline));
+            removed.map_err(|error| error.to_string())?;
+        }
         fs::remove_dir_all(&dir).map_err(|error| format!("remove {}: {error}", dir.display()))?;
     }
     if force && why == "container does not exist" { Ok(0) } else { Err(why.into()) }

@@ -95,6 +95,8 @@ pub struct State {
     pub owner: u32,
     /// create has not finished.
     pub creating: bool,
+    /// Processes keep the session keyring of whoever starts them.
+    pub no_new_keyring: bool,
     pub record: Record,
     pub cgroup: Cgroup,
     /// cadvisor and its like read this.
@@ -153,6 +155,7 @@ impl State {
             created,
             owner,
             creating: true,
+            no_new_keyring: false,
             record,
             cgroup,
             cgroup_paths,

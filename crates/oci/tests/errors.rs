@@ -26,7 +26,6 @@ fn an_invalid_configuration_is_refused_and_leaves_nothing() {
     check(json!({"ociVersion": null}), "ociVersion must be specified");
     check(json!({"root": {"path": "missing"}}), "invalid rootfs: stat");
     check(json!({"root": {"path": "config.json"}}), "not a directory");
-    check(json!({"process": null}), "process property must not be empty");
     check(json!({"process": {"args": []}}), "args must not be empty");
     check(json!({"process": {"cwd": "x"}}), "Cwd must be an absolute path");
     check(json!({"process": {"env": ["NOVALUE"]}}), "invalid environment variable \"NOVALUE\"");
@@ -35,7 +34,11 @@ fn an_invalid_configuration_is_refused_and_leaves_nothing() {
         json!({"process": {"rlimits": [{"type": "RLIMIT_CORE", "soft": 1, "hard": 1}, {"type": "RLIMIT_CORE", "soft": 2, "hard": 2}]}}),
         "rlimit RLIMIT_CORE is given twice",
     );
-    check(json!({"process": {"scheduler": {"policy": "SCHED_BATCH"}}}), "process.scheduler: not supported yet");
+    check(
+        json!({"process": {"scheduler": {"policy": "SCHED_FIFO", "nice": 3}}}),
+        "process.scheduler.nice: 3 is invalid here",
+    );
+    check(json!({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}), "linux.timeOffsets: time namespaces");
     check(json!({"linux": {"rootfsPropagation": "unbindable"}}), "rootfsPropagation=unbindable is not supported");
     check(
         json!({"linux": {"sysctl": {"vm.swappiness": "1"}}}),

@@ -260,3 +260,60 @@ fn a_profile_binds_the_first_process_and_its_execs() {
         assert!(!bundle.rootfs().join("tmp/a").exists());
     }
 }
+
+#[test]
+fn policy_io_priority_cpus_and_personality_are_set() {
+    let bundle = Bundle::new(json!({
+        "process": {"args": ["sleep", "1000000"], "scheduler": {"policy": "SCHED_BATCH", "nice": 4},
+            "ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 0}, "execCPUAffinity": {"initial": "0-1", "final": "0"}},
+        "linux": {"personality": {"domain": "LINUX32"}}}));
+    bundle.create();
+    bundle.start();
+    let pid = bundle.pid();
+    let stat = |pid: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<String> = text.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect();
+        // Fields 19 (nice) and 41 (policy: BATCH is 3), counted from 3.
+        (fields[16].clone(), fields[38].clone())
+    };
+    assert_eq!(stat(&pid.to_string()), ("4".to_owned(), "3".to_owned()));
+    let personality = |pid: &str| fs::read_to_string(format!("/proc/{pid}/personality")).unwrap().trim().to_owned();
+    assert_eq!(personality(&pid.to_string()), "00000008");
+    let class = Command::new("ionice").args(["-p", &pid.to_string()]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&class.stdout).trim(), "idle");
+    let told =
+        bundle.exec(&[&bundle.id, "sh", "-c", "grep Cpus_allowed_list /proc/self/status; cat /proc/self/personality"]);
+    assert_eq!(told.ok(), "Cpus_allowed_list:\t0\n00000008\n");
+}
+
+#[test]
+fn a_tmpfs_begins_with_what_lies_below_it() {
+    let bundle = Bundle::new(json!({
+        "process": {"args": ["sh", "-c", "cd /etc; cat deep/er/file; readlink link; stat -c '%a %u' deep passwd; touch new && echo writable"]}}));
+    let mut config = bundle.config();
+    let options = ["nosuid", "nodev", "tmpcopyup"];
+    config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": options}));
+    bundle.configure(&config);
+    let etc = bundle.rootfs().join("etc");
+    fs::create_dir_all(etc.join("deep/er")).unwrap();
+    fs::write(etc.join("deep/er/file"), "content\n").unwrap();
+    fs::set_permissions(etc.join("deep"), std::os::unix::fs::PermissionsExt::from_mode(0o2755)).unwrap();
+    std::os::unix::fs::chown(etc.join("deep"), Some(101), Some(102)).unwrap();
+    // A way out for a careless copy.
+    std::os::unix::fs::symlink("/proc/self/root/etc/shadow", etc.join("link")).unwrap();
+    assert_eq!(bundle.run().ok(), "content\n/proc/self/root/etc/shadow\n2755 101\n644 0\nwritable\n");
+    assert!(!etc.join("new").exists());
+}
+
+#[test]
+fn processes_have_a_session_keyring_of_their_own() {
+    let bundle = Bundle::shell("cat /proc/keys | grep _ses; true");
+    let mut config = bundle.config();
+    config["linux"]["maskedPaths"] = json!([]);
+    bundle.configure(&config);
+    let keys = bundle.run().ok();
+    assert!(keys.contains(&format!("_ses.{}", bundle.id)), "{keys:?}");
+}

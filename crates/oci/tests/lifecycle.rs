@@ -304,3 +304,42 @@ fn spec_is_written_once_and_features_are_told() {
     assert!(version.starts_with("killick-oci version "), "{version}");
     assert!(bundle.oci(&["create", "--help"]).ok().contains("--pid-file"));
 }
+
+#[test]
+fn a_create_that_is_killed_anywhere_leaves_nothing_that_delete_force_does_not_find() {
+    // In the middle of its hooks.
+    let bundle = Bundle::new(json!({}));
+    let mut config = bundle.config();
+    let kill = json!([{"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID; sleep 0.1"]}]);
+    config["hooks"]["createRuntime"] = kill;
+    bundle.configure(&config);
+    let path = bundle.path().to_str().unwrap();
+    assert_eq!(bundle.quiet(&["create", "-b", path, &bundle.id]).code, -1);
+    bundle.oci(&["delete", "--force", &bundle.id]).ok();
+    bundle.assert_gone();
+    // At any other moment.
+    for round in 0..40 {
+        let bundle = Bundle::new(json!({}));
+        let path = bundle.path().to_str().unwrap();
+        let mut command = bundle.command(&["create", "-b", path, &bundle.id]);
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(400 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        bundle.oci(&["delete", "--force", &bundle.id]).ok();
+        bundle.assert_gone();
+    }
+}
+
+#[test]
+fn a_container_without_a_process_is_created_and_cannot_be_started() {
+    let bundle = Bundle::new(json!({"process": null}));
+    bundle.create();
+    bundle.quiet(&["start", &bundle.id]).fails("process property must not be empty");
+    assert_eq!(bundle.status(), "created");
+    bundle.oci(&["kill", &bundle.id, "KILL"]).ok();
+    bundle.wait_for("stopped");
+    bundle.oci(&["delete", &bundle.id]).ok();
+    bundle.assert_gone();
+}

@@ -16,6 +16,7 @@ pub mod ns;
 pub mod path;
 pub mod pidfd;
 pub mod program;
+pub mod schedule;
 pub mod seccomp;
 pub mod selfexe;
 pub mod seqpacket;

@@ -64,6 +64,11 @@ fn connect_to(path: &Path, kind: SockType) -> Result<OwnedFd> {
 impl Child<'_> {
     /// Everything is set up and every right is gone. A starter that goes away before its word is forgotten.
     pub(super) fn wait_at_socket(&mut self, listener: Fd) {
+        // Whoever made this process must have noted where it is before it can live alone.
+        match fd::receive_message(self.channel.as_fd(), GO.len()) {
+            Ok(message) if message.bytes == GO => {}
+            Ok(_) | Err(_) => exit_now(FAILED),
+        }
         loop {
             match accept(self.fd(listener).as_raw_fd()) {
                 Ok(starter) => self.channel = starter,

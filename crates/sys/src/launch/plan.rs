@@ -4,6 +4,7 @@
 use crate::caps::{CapSet, CapSets};
 use crate::hook::Hooks;
 use crate::ns::NamespaceKind;
+use crate::schedule::SchedAttr;
 use crate::seccomp::Filter;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -42,6 +43,11 @@ impl Plan {
     /// So many descriptors from 3 on stay open in the program: the caller has inherited them, without CLOEXEC.
     pub fn keep_inherited(&mut self, count: i32) {
         self.inherited = count;
+    }
+
+    /// For a container that has nothing to run yet: it waits, and is never let go.
+    pub fn without_program(&mut self) {
+        self.steps.retain(|step| !matches!(step, Step::FindExecutable));
     }
 
     pub fn push(&mut self, step: Step) {
@@ -293,6 +299,12 @@ pub enum Step {
     /// `/` and, with MS_REC, all below it.
     PropagateFlags(u64),
     Personality(u64),
+    Scheduler(SchedAttr),
+    /// Class in the upper three bits, level in the rest.
+    IoPriority(u16),
+    Affinity(Vec<usize>),
+    /// A session keyring of the container's, not the caller's; a refusal is a warning.
+    SessionKeyring(String),
     /// Tells the parent that what follows is execve: from here a closed channel means that it succeeded. Before the
     /// last filter, which may forbid to speak.
     Announce,

@@ -254,19 +254,34 @@ fn mount_point(root: BorrowedFd<'_>, mount: &Mount) -> Result<OwnedFd> {
     }
 }
 
+/// An option of the runtimes', not of the file system.
+fn without_copy_up(data: &str) -> String {
+    data.split(',').filter(|option| *option != "tmpcopyup").collect::<Vec<_>>().join(",")
+}
+
 pub(super) fn mount_filesystem(
     point: BorrowedFd<'_>,
     flags: u64,
     fstype: &str,
     source: &str,
-    data: &str,
+    given: &str,
 ) -> Result<()> {
+    let data = &if fstype == "tmpfs" { without_copy_up(given) } else { given.to_owned() };
+    let copy_up = data.len() != given.len();
     let detached = || {
         let new = NewFilesystem::open(fstype)?;
         new.set("source", source)?;
         new.set_data(data)?;
-        mount::move_mount(new.mount(flags)?.as_fd(), point)
+        let made = new.mount(flags)?;
+        if copy_up {
+            super::copyup::copy_up(point, made.as_fd())?;
+        }
+        mount::move_mount(made.as_fd(), point)
     };
+    if copy_up {
+        // The classic call has nothing to copy to before it hides what is to be copied.
+        return detached();
+    }
     or_classic(detached(), || mount::mount(source, &mount::at(point), fstype, flags, data))
 }
 

@@ -12,6 +12,7 @@ use crate::caps;
 use crate::error::{Context, Error, Result};
 use crate::fd;
 use crate::ns::{self, NamespaceKind};
+use crate::schedule;
 use crate::signal;
 use crate::spawn::{Birth, Born, birth, exit_now, set_undumpable};
 use nix::errno::Errno;
@@ -214,6 +215,15 @@ impl Child<'_> {
             Step::Rendezvous(with) => self.rendezvous(*with),
             Step::Hooks(hooks) => hooks.run(Some(nix::unistd::getpid().as_raw())).map_err(LaunchError::Unsupported),
             Step::PropagateFlags(flags) => Ok(crate::mount::change(Path::new("/"), *flags)?),
+            Step::Scheduler(attr) => Ok(schedule::set_scheduler(attr)?),
+            Step::IoPriority(priority) => Ok(schedule::set_io_priority(*priority)?),
+            Step::Affinity(cpus) => Ok(schedule::set_affinity(cpus)?),
+            Step::SessionKeyring(name) => {
+                if let Err(error) = schedule::join_session_keyring(name) {
+                    self.warn(error.to_string());
+                }
+                Ok(())
+            }
             Step::Personality(domain) => Ok(personality(*domain)?),
             Step::Announce => {
                 self.report(&Report::Executing, None);

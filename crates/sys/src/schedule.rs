@@ -1,0 +1,63 @@
+//! How this process is scheduled: policy, I/O priority, cpus.
+#![allow(unsafe_code)]
+
+use crate::error::{Context, Result, check};
+
+/// `struct sched_attr`, as far as every kernel since 3.14 has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+pub(crate) fn set_scheduler(attr: &SchedAttr) -> Result<()> {
+    #[repr(C)]
+    struct Raw {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let SchedAttr { policy, flags, nice, priority, runtime, deadline, period } = *attr;
+    let raw = Raw { size: size_of::<Raw>() as u32, policy, flags, nice, priority, runtime, deadline, period };
+    // SAFETY: the structure has the size that it tells, and outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) };
+    check(done, || format!("sched_setattr(0, policy={policy}, nice={nice}, priority={priority})")).map(drop)
+}
+
+/// Class in the upper three bits, level in the rest; inherited by children.
+pub(crate) fn set_io_priority(priority: u16) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: no memory is passed.
+    let done = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, libc::c_int::from(priority)) };
+    check(done, || format!("ioprio_set(IOPRIO_WHO_PROCESS, 0, {priority:#x})")).map(drop)
+}
+
+pub(crate) fn set_affinity(cpus: &[usize]) -> Result<()> {
+    let bits = usize::BITS as usize;
+    let mut mask = vec![0usize; cpus.iter().max().map_or(1, |last| last / bits + 1)];
+    for cpu in cpus {
+        mask[cpu / bits] |= 1 << (cpu % bits);
+    }
+    // SAFETY: pointer and length are the vector's, which outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask.as_slice()), mask.as_ptr()) };
+    check(done, || format!("sched_setaffinity(0, {cpus:?})")).map(drop)
+}
+
+/// Joins, or makes, the session keyring of this name, so that the caller's is not seen.
+pub(crate) fn join_session_keyring(name: &str) -> Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let name_c = std::ffi::CString::new(name).map_err(std::io::Error::from).call(|| "keyctl".into())?;
+    // SAFETY: the string outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name_c.as_ptr()) };
+    check(done, || format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})")).map(drop)
+}
