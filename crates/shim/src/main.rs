@@ -9,6 +9,7 @@ mod run;
 mod start;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,15 +36,20 @@ fn main() -> ExitCode {
             Ok(())
         }
         _ => {
-            eprintln!("{USAGE}");
+            say(USAGE);
             return ExitCode::from(2);
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            say(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// `eprintln!` would panic where shim.log's disk is full.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
