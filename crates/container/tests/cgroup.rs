@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use killick_container::cgroup::{Attach, Cgroup, CgroupError, Layout, Metrics, pods_below};
+use killick_container::devices;
 use nix::poll::{PollFd, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 
@@ -319,6 +320,20 @@ fn devices_outside_the_list_cannot_be_opened() {
     assert_eq!(run(&cgroup, "exec 3> kmsg"), Some(1), "for reading only");
     cgroup.kill_all(soon()).unwrap();
     running.wait().unwrap();
+    // On v1 the kernel takes a denial only from the exception with the same numbers: it must be said for each.
+    let wide = r#"{"devices":[{"allow":false,"access":"rwm"},
+        {"allow":true,"type":"c","major":1,"minor":11,"access":"rw"},
+        {"allow":false,"type":"c","major":1,"access":"w"}]}"#;
+    let resources: LinuxResources = serde_json::from_str(wide).unwrap();
+    let denied = tree.create("pod1/wide", wide).unwrap();
+    assert_eq!(run(&denied, "exec 3< kmsg"), Some(0));
+    assert_eq!(run(&denied, "exec 3> kmsg"), Some(1));
+    assert_eq!(run(&denied, "exec 3> /dev/null"), Some(0), "the defaults come last");
+    if let Some(hierarchy) = tree.layout.v1_hierarchy("devices") {
+        let list = std::fs::read_to_string(hierarchy.mount_point.join(denied.path()).join("devices.list")).unwrap();
+        let rules = devices::parse(resources.devices().as_ref().unwrap()).unwrap();
+        assert_eq!(devices::v1::State::parse(&list), devices::v1::fresh(&rules).unwrap().1, "{list}");
+    }
     let everything = tree.create("pod1/privileged", r#"{"devices":[{"allow":true,"access":"rwm"}]}"#).unwrap();
     assert_eq!(run(&everything, "exec 3< kmsg"), Some(0));
 }

@@ -133,9 +133,13 @@ fn a_terminal_belongs_to_the_containers_devpts() {
         assert_eq!(added.wait(soon()), Progress::Running);
         let mut master = std::fs::File::from(added.take_terminal().unwrap());
         let process = added.into_process().unwrap();
+        let mut output = String::new();
         let mut buffer = [0; 64];
-        let length = master.read(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"/dev/pts/0\r\n");
+        while !output.ends_with('\n') {
+            let length = master.read(&mut buffer).unwrap();
+            output.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        assert_eq!(output, "/dev/pts/0\r\n");
         process.wait_blocking().unwrap();
         end(container.process());
         end_sandbox(sandbox);

@@ -127,8 +127,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
-    let process = spec.process().as_ref().ok_or("process property must not be empty")?;
-    let terminal = process.terminal().unwrap_or(false);
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     let console = parsed.one("console-socket");
     stdio::check_terminal(terminal, console, detach)?;
     let passed = stdio::passed(parsed.number("preserve-fds")?)?;
@@ -259,10 +258,13 @@ fn make_cgroup(spec: &Spec, id: &str, dir: &Path) -> Result<Cgroup, String> {
     let path = path.unwrap_or_else(|| PathBuf::from(id));
     let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
     let path = cleaned(&path);
-    // Before it is made: a killed create must not leave one that nobody finds.
+    // Before it is made: a killed create must not leave one that nobody finds. One that is there already is not ours
+    // to remove.
     let planned = Cgroup::open(&layout, &path).map_err(|error| error.to_string())?;
     let text = serde_json::to_vec(&planned).map_err(|error| error.to_string())?;
-    fs::write(dir.join(PLANNED_CGROUP), text).map_err(|error| format!("write {PLANNED_CGROUP}: {error}"))?;
+    if planned.dirs().iter().all(|(_, dir)| !dir.exists()) {
+        fs::write(dir.join(PLANNED_CGROUP), text).map_err(|error| format!("write {PLANNED_CGROUP}: {error}"))?;
+    }
     Cgroup::create(&layout, &path, &resources).map_err(|error| error.to_string())
 }
 

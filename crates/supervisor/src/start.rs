@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::births::Birth;
 use crate::container_config::{self, Bind, SandboxView};
-use crate::context::Context;
+use crate::context::{Context, complain};
 use crate::last_words;
 use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::log_pump::{self, LogPump, PumpHandle};
@@ -277,7 +277,7 @@ fn make_directory(dir: &Path) -> Result<(), String> {
     if let Some(parent) = dir.parent() {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             for error in killick_sys::tree::remove(&entry.path()) {
-                eprintln!("{error}");
+                complain(&error);
             }
         }
     }

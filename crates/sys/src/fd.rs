@@ -64,9 +64,16 @@ pub fn send_message(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]
     }
 }
 
-/// The next message, at most `max` bytes of it. EAGAIN on a non-blocking socket is an error like any other.
+/// The next message, at most `max` bytes of it; an end is told only when no message is left. EAGAIN on a non-blocking socket is an error like any other.
 /// Received descriptors have O_CLOEXEC. A message that was cut is refused (EMSGSIZE), its descriptors closed.
 pub fn receive_message(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
+    let message = receive_once(socket, max)?;
+    // Linux looks at the queue of a SOCK_SEQPACKET first and at the shutdown after: what was sent in between, just
+    // before the close, is still there when an end has been told. Nothing comes after it, so a second look is sure.
+    if message.is_end() { receive_once(socket, max) } else { Ok(message) }
+}
+
+fn receive_once(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
     let mut bytes = vec![0; max];
     let mut space = nix::cmsg_space!([RawFd; FDS_PER_MESSAGE_MAX]);
     let describe_call = || format!("recvmsg({}, {max} bytes)", describe(socket));

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +36,10 @@ impl Exit {
     }
 }
 
-/// A killed process is gone after ~0.1 ms unless it cannot be killed.
-const REAP_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long a killed process may sleep in the kernel before it is left alone.
+const REAP_STUCK_WAIT: Duration = Duration::from_millis(100);
+/// How long any killed process is waited for.
+const REAP_WAIT: Duration = Duration::from_secs(5);
 
 /// One process. Signals and waits go by pidfd; on kernels without pidfds (before 5.3) the pid is compared with
 /// its start time before each signal, and the owner learns of exits by SIGCHLD and `wait`.
@@ -150,20 +153,23 @@ impl PidFd {
         self.wait_with(libc::WNOHANG | libc::WNOWAIT)
     }
 
-    /// After a SIGKILL: reaps the child if it ends within `REAP_WAIT`. One that sleeps in a disk or a network file
-    /// system cannot be killed until that answers, and nobody may wait for it; it stays as a zombie until we end.
+    /// After a SIGKILL: reaps the child. One that sleeps in a disk or a network file system cannot be killed until that
+    /// answers, and nobody may wait for it: it stays as a zombie until we end. Any other is gone in ~0.1 ms, or when a
+    /// busy machine lets it.
     pub(crate) fn reap_soon(&self) -> Result<Option<Exit>> {
-        let deadline = std::time::Instant::now() + REAP_WAIT;
+        let start = Instant::now();
         loop {
             if let Some(exit) = self.wait()? {
                 return Ok(Some(exit));
             }
-            if std::time::Instant::now() >= deadline {
+            let waited = start.elapsed();
+            let is_stuck = waited >= REAP_STUCK_WAIT && proc_stat(self.pid).is_ok_and(|(state, _)| state == 'D');
+            if is_stuck || waited >= REAP_WAIT {
                 return Ok(None);
             }
             match self.as_fd() {
-                Some(fd) => crate::spawn::wait_readable(fd, deadline)?,
-                None => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Some(fd) => crate::spawn::wait_readable(fd, Instant::now() + REAP_STUCK_WAIT / 2)?,
+                None => std::thread::sleep(Duration::from_millis(1)),
             }
         }
     }
