@@ -258,10 +258,13 @@ fn make_cgroup(spec: &Spec, id: &str, dir: &Path) -> Result<Cgroup, String> {
     let path = path.unwrap_or_else(|| PathBuf::from(id));
     let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
     let path = cleaned(&path);
-    // Before it is made: a killed create must not leave one that nobody finds.
+    // Before it is made: a killed create must not leave one that nobody finds. One that is there already is not ours
+    // to remove.
     let planned = Cgroup::open(&layout, &path).map_err(|error| error.to_string())?;
     let text = serde_json::to_vec(&planned).map_err(|error| error.to_string())?;
-    fs::write(dir.join(PLANNED_CGROUP), text).map_err(|error| format!("write {PLANNED_CGROUP}: {error}"))?;
+    if planned.dirs().iter().all(|(_, dir)| !dir.exists()) {
+        fs::write(dir.join(PLANNED_CGROUP), text).map_err(|error| format!("write {PLANNED_CGROUP}: {error}"))?;
+    }
     Cgroup::create(&layout, &path, &resources).map_err(|error| error.to_string())
 }
 

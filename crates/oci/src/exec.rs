@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const FAILED: u8 = 255;
 /// How long it may take until the program runs.
 const EXEC_DEADLINE: Duration = Duration::from_secs(60);
+/// And where it was asked to wait for a resume.
+const PAUSED_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 pub fn command() -> Command {
     Command {
@@ -64,7 +66,13 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
         }
     }
     let state = context.root.load(&words[0])?;
-    let container = match state.status()? {
+    let mut deadline = Instant::now() + EXEC_DEADLINE;
+    let status = state.status()?;
+    if status == Status::Paused {
+        // Frozen on arrival: it goes on when the container does.
+        deadline += PAUSED_DEADLINE;
+    }
+    let container = match status {
         Status::Stopped => return Err("cannot exec in a stopped container".into()),
         Status::Creating => return Err("cannot exec in a container that is being created".into()),
         Status::Paused if !parsed.has("ignore-paused") => {
@@ -99,7 +107,7 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     };
     let start = |error: killick_container::LaunchError| format!("unable to start container process: {error}");
     let mut born = exec_process(&Facts::detect(), &container, request).map_err(start)?;
-    let progress = born.wait(Instant::now() + EXEC_DEADLINE);
+    let progress = born.wait(deadline);
     born.warnings().iter().for_each(|warning| context.log.warn(warning));
     if let Progress::Failed(error) = progress {
         return Err(start(error));
