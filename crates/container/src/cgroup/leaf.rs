@@ -48,7 +48,8 @@ impl LeafPool {
             self.made += 1;
             // One that an earlier shim left may still hold processes, or a pids.max of 0: it is passed over, or made
             // new.
-            if !files::mkdir(&place.dir)? && !(remove_tree(&place.dir, 0)? && files::mkdir(&place.dir)?) {
+            let is_new = files::mkdir(&place.dir)? || (remove_tree(&place.dir, 0)? && files::mkdir(&place.dir)?);
+            if !is_new {
                 continue;
             }
             let attach = match self.attach(&place) {
