@@ -31,7 +31,7 @@ pub fn command() -> Command {
             &[
                 Flag::value(&["process", "p"], "FILE", "the process as JSON; no command then"),
                 Flag::value(&["console-socket"], "PATH", "a socket that receives the terminal's master"),
-                Flag::value(&["pidfd-socket"], "PATH", "not supported yet"),
+                Flag::value(&["pidfd-socket"], "PATH", "a socket that receives its pidfd"),
                 Flag::value(&["pid-file"], "FILE", "where its pid is written"),
                 Flag::value(&["cwd"], "DIR", "its working directory"),
                 Flag::value(&["env", "e"], "NAME=VALUE", "one more variable"),
@@ -60,10 +60,8 @@ fn run(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
 }
 
 fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, String> {
-    for flag in ["cgroup", "pidfd-socket"] {
-        if parsed.has(flag) {
-            return Err(format!("--{flag} is not supported yet"));
-        }
+    if parsed.has("cgroup") {
+        return Err("--cgroup is not supported yet".into());
     }
     let state = context.root.load(&words[0])?;
     let mut deadline = Instant::now() + EXEC_DEADLINE;
@@ -119,6 +117,9 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
         stdio::send_console(socket, master)?;
     }
     let process = born.into_process().map_err(start)?;
+    if let Some(socket) = parsed.one("pidfd-socket") {
+        stdio::send_pidfd(socket, "setns", &process)?;
+    }
     if let Some(path) = parsed.one("pid-file") {
         stdio::write_pid_file(path, process.pid())?;
     }
