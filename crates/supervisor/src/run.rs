@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::container_config::NodeView;
 use crate::context::{Context, complain};
-use crate::host::{Host, container_of, id_of};
+use crate::host::{Host, container_of, field_path, id_of};
 use crate::keep::Keep;
 use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::message::{INBOX_MAX, Message};
@@ -196,7 +196,7 @@ impl Supervisor {
             match takeover::find_container(&self.context, &pods_pod, state, started, &mut held).await {
                 Ok(Found::Runs(farewell, live)) => {
                     if farewell.pump.is_none() {
-                        self.say_output_is_lost(&farewell.container.name);
+                        self.say_output_is_lost(&farewell.container.name, attempt.container);
                     }
                     self.containers.insert(attempt.container, Rc::clone(&live));
                     ran.push((attempt, image_id, runtime_id));
@@ -241,7 +241,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn say_output_is_lost(&mut self, container: &str) {
+    fn say_output_is_lost(&mut self, container: &str, id: ContainerId) {
         let message = format!(
             "Output of container {container} is lost from now on: the process that kept its pipes was killed together \
              with the supervisor"
@@ -250,7 +250,7 @@ impl Supervisor {
             warning: true,
             reason: "LogsLost".to_owned(),
             message,
-            field_path: format!("spec.containers{{{container}}}"),
+            field_path: field_path(id, container),
             component: "kubelet".to_owned(),
         });
     }
@@ -404,11 +404,15 @@ impl Supervisor {
                 bad(message)
             }
             Change::Unchanged | Change::Metadata | Change::ImageOf(_) => {
-                if let Err(error) = dir.accept_staged(staged) {
+                // The machine first: a shim that is killed in between restarts a container in vain, which is better
+                // than a new manifest of which the machine never hears.
+                let before = std::mem::replace(&mut self.pod, Rc::new(pod.clone()));
+                self.step(Event::Updated { pod: Box::new(pod) });
+                if let Err(error) = self.context.host.dir.accept_staged(staged) {
+                    self.pod = Rc::clone(&before);
+                    self.step(Event::Updated { pod: Box::new((*before).clone()) });
                     return Response::Refused { reason: Refusal::Internal, message: error.to_string() };
                 }
-                self.pod = Rc::new(pod.clone());
-                self.step(Event::Updated { pod: Box::new(pod) });
                 Response::Accepted
             }
         }
