@@ -32,6 +32,10 @@ impl<'a> Apart<'a> {
     }
 
     pub fn run(&self, arguments: &[&str], input: Option<&str>) -> Output {
+        run(&mut self.command(arguments), input)
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["-n", "-t", &self.holder.id().to_string()])
@@ -40,7 +44,7 @@ impl<'a> Apart<'a> {
             .env("KILLICK_RUN", self.directory.join("run"))
             .env("KILLICK_ROOT", self.directory.join("root"))
             .env("KILLICK_LOGS", self.directory.join("logs"));
-        run(&mut command, input)
+        command
     }
 
     pub fn ok(&self, arguments: &[&str], input: Option<&str>) -> Result<String, String> {

@@ -14,6 +14,8 @@ pub fn tests() -> Vec<Test> {
         test("a_full_disk_is_said_and_leaves_nothing", full_disk),
         test("a_subnet_that_overlaps_a_route_is_refused_and_names_it", overlap),
         test("after_a_reboot_the_next_command_starts_the_pods_again", reboot),
+        test("an_apply_that_is_killed_leaves_a_whole_pod_or_none", killed_apply),
+        test("a_directory_that_cannot_be_written_is_named", unwritable),
         test("execs_logs_and_restarts_leave_no_descriptor_and_no_thread", nothing_grows),
     ]
 }
@@ -186,6 +188,61 @@ fn nothing_grows(world: &World) -> Result<(), String> {
     for pid in [shim, keep] {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| error.to_string())?;
         ensure!(status.contains("Threads:\t1\n"), "more than one thread:\n{status}");
+    }
+    Ok(())
+}
+
+/// Each round kills `apply` a little later in its life; the name can be used all the same.
+fn killed_apply(world: &World) -> Result<(), String> {
+    let apart = Apart::new(world, "killed-apply")?;
+    apart.import_busybox()?;
+    let file = apart.directory.join("pod.yaml");
+    fs::write(&file, world.busybox("killed-apply", "exec sleep 600", "")).map_err(|error| error.to_string())?;
+    let file = file.display().to_string();
+    for round in 0..12u64 {
+        let mut child = apart
+            .command(&["apply", "-f", &file])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        std::thread::sleep(std::time::Duration::from_millis(round * 4));
+        let _ = child.kill();
+        let _ = child.wait();
+        let listed = apart.run(&["get", "pods", "-o", "name"], None);
+        ensure!(
+            listed.code == 0 && ["", "pod/killed-apply\n"].contains(&listed.stdout.as_str()),
+            "round {round}: {listed:?}"
+        );
+        let again = apart.run(&["apply", "-f", &file], None);
+        ensure!(
+            again.code == 0
+                && ["pod/killed-apply created\n", "pod/killed-apply unchanged\n"].contains(&again.stdout.as_str()),
+            "round {round}: {again:?}"
+        );
+        let deleted = apart.run(&["delete", "pod", "killed-apply", "--now"], None);
+        ensure!(deleted.code == 0, "round {round}: {deleted:?}");
+    }
+    Ok(())
+}
+
+fn unwritable(world: &World) -> Result<(), String> {
+    let apart = Apart::new(world, "unwritable")?;
+    fs::write(apart.directory.join("root"), "a file where a directory should be\n")
+        .map_err(|error| error.to_string())?;
+    let yaml = world.busybox("unwritable", "exec sleep 600", "");
+    for (arguments, input) in [
+        (vec!["apply", "-f", "-"], Some(yaml.as_str())),
+        (vec!["image", "import", "-"], Some("x")),
+        (vec!["image", "ls"], None),
+    ] {
+        let output = apart.run(&arguments, input);
+        ensure!(
+            output.code == 1 && output.stdout.is_empty() && output.stderr.contains("apart-unwritable/root"),
+            "{arguments:?}: {output:?}"
+        );
+        ensure!(output.stderr.lines().count() == 1, "{arguments:?}: {output:?}");
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Test> {
         test("a_docker_archive_comes_in_through_a_pipe_and_its_settings_hold", docker_archive),
         test("a_user_that_the_image_does_not_have_is_named", unknown_user),
         test("exec_says_what_kubectl_says", exec_words),
+        test("what_hangs_on_a_pod_ends_when_it_is_deleted", ends_with_the_pod),
         test("wrong_words_get_kubectls_answers", wrong_words),
     ]
 }
@@ -391,4 +392,27 @@ fn wrong_words(world: &World) -> Result<(), String> {
     let empty = world.killick_with_input(&["apply", "-f", "-"], "");
     ensure!(empty.code == 1 && empty.stderr == "error: no objects passed to apply\n", "{empty:?}");
     Ok(())
+}
+
+fn ends_with_the_pod(world: &World) -> Result<(), String> {
+    let pod = world.apply("hangs-on", &world.busybox("hangs-on", "echo one; exec sleep 600", ""))?;
+    pod.wait_running()?;
+    pod.wait(5, "the log", |pod| Ok(world.ok(&["logs", &pod.name])? == "one\n"))?;
+    std::thread::scope(|scope| {
+        let logs = scope.spawn(|| world.killick(&["logs", "-f", "hangs-on"]));
+        let exec = scope.spawn(|| world.killick(&["exec", "hangs-on", "--", "sh", "-c", "touch /tmp/in; sleep 300"]));
+        let wait = scope.spawn(|| world.killick(&["wait", "--for=delete", "pod/hangs-on", "--timeout=60s"]));
+        let started = pod.wait(10, "the exec", |pod| Ok(pod.shell("ls /tmp/in").is_ok()));
+        let deleted = world.killick(&["delete", "pod", "hangs-on"]);
+        let join = |thread: std::thread::ScopedJoinHandle<'_, crate::world::Output>| {
+            thread.join().map_err(|_| "a thread panicked".to_string())
+        };
+        let (logs, exec, wait) = (join(logs)?, join(exec)?, join(wait)?);
+        started?;
+        ensure!(deleted.code == 0, "{deleted:?}");
+        ensure!(logs.code == 0 && logs.stdout == "one\n", "logs -f: {logs:?}");
+        ensure!(exec.code == 137 || exec.code == 143, "exec: {exec:?}");
+        ensure!(wait.code == 0, "wait: {wait:?}");
+        Ok(())
+    })
 }

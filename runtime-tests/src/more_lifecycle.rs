@@ -14,6 +14,8 @@ pub fn tests() -> Vec<Test> {
         test("a_host_network_pod_has_the_nodes_address_and_no_link_of_its_own", host_network),
         test("a_config_map_applied_later_lets_the_waiting_container_start", object_later),
         test("a_name_is_free_again_when_its_pod_is_gone", name_again),
+        test("the_oom_score_is_set_or_its_refusal_is_written_down", oom_score),
+        test("a_mount_made_inside_is_seen_outside_where_bidirectional_is_asked_for", bidirectional),
         test("supplementary_groups_and_fs_group_reach_the_volume", groups),
     ]
 }
@@ -156,4 +158,43 @@ fn groups(world: &World) -> Result<(), String> {
     ensure!(pod.shell("stat -c %g /data /data/file")? == "4000\n4000\n", "{}", pod.shell("ls -ln /data")?);
     ensure!(pod.shell("echo y > /read/file").is_err(), "a read-only mount is writable");
     Ok(())
+}
+
+/// A host without CAP_SYS_RESOURCE refuses a lower score: that is told, and the container runs.
+fn oom_score(world: &World) -> Result<(), String> {
+    let pod = world.apply(
+        "oom-told",
+        &world.busybox("oom-told", "exec sleep 600", "resources: {limits: {cpu: 100m, memory: 32Mi}}"),
+    )?;
+    pod.wait_running()?;
+    if pod.shell("cat /proc/1/oom_score_adj; cat /proc/self/oom_score_adj")?.lines().any(|score| score == "-997") {
+        return Ok(());
+    }
+    let log = world.directory.join("run/pods").join(pod.uid()?).join("shim.log");
+    let log = std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+    ensure!(log.contains("oom_score_adj"), "the refusal is not told:\n{log}");
+    Ok(())
+}
+
+fn bidirectional(world: &World) -> Result<(), String> {
+    let base = world.directory.join("bidirectional");
+    std::fs::create_dir_all(&base).map_err(|error| error.to_string())?;
+    let path = base.display().to_string();
+    world.shell(&format!("mount -t tmpfs killick-test {path} && mount --make-shared {path} && mkdir {path}/inside"))?;
+    let outcome = (|| {
+        let yaml = world.busybox(
+            "bidirectional",
+            "exec sleep 600",
+            "securityContext: {privileged: true}\nvolumeMounts: [{name: host, mountPath: /host, mountPropagation: Bidirectional}]",
+        ) + &format!("  volumes: [{{name: host, hostPath: {{path: {path}}}}}]\n");
+        let pod = world.apply("bidirectional", &yaml)?;
+        pod.wait_running()?;
+        pod.shell("mount -t tmpfs from-inside /host/inside && touch /host/inside/seen")?;
+        ensure!(base.join("inside/seen").exists(), "the host does not see the container's mount");
+        pod.shell("umount /host/inside")?;
+        ensure!(!base.join("inside/seen").exists(), "the host does not see the container's umount");
+        Ok(())
+    })();
+    world.shell(&format!("umount {path}/inside 2>/dev/null; umount {path}"))?;
+    outcome
 }

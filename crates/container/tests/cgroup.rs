@@ -292,8 +292,16 @@ fn a_leaf_holds_what_an_exec_started_and_nothing_else() {
     let again = pool.acquire().unwrap();
     let mut exec = enter(again.attach(), "(exit 3)");
     assert_eq!(exec.wait().unwrap().code(), Some(3), "a leaf can fork again after a kill");
-    pool.release(again).unwrap();
-    pool.clear().unwrap();
+    // A shim that was killed while it killed an exec leaves a leaf that can fork no more; the next one makes it anew.
+    let primary = tree.layout.v1_hierarchy("pids").map(|h| h.mount_point.clone());
+    let mount = primary.unwrap_or_else(|| tree.layout.unified.as_ref().unwrap().mount_point.clone());
+    std::fs::write(mount.join(cgroup.path()).join("killick-exec-0/pids.max"), "0").unwrap_or_default();
+    let mut next_shims = cgroup.leaf_pool();
+    let anew = next_shims.acquire().unwrap();
+    assert_eq!(enter(anew.attach(), "(exit 3)").wait().unwrap().code(), Some(3));
+    next_shims.release(anew).unwrap();
+    next_shims.clear().unwrap();
+    drop(again);
     cgroup.kill_all(soon()).unwrap();
     init.wait().unwrap();
     cgroup.remove(soon()).unwrap();

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const FAILED: u8 = 255;
 /// How long it may take until the program runs.
 const EXEC_DEADLINE: Duration = Duration::from_secs(60);
+/// And where it was asked to wait for a resume.
+const PAUSED_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 pub fn command() -> Command {
     Command {
@@ -29,7 +31,7 @@ pub fn command() -> Command {
             &[
                 Flag::value(&["process", "p"], "FILE", "the process as JSON; no command then"),
                 Flag::value(&["console-socket"], "PATH", "a socket that receives the terminal's master"),
-                Flag::value(&["pidfd-socket"], "PATH", "not supported yet"),
+                Flag::value(&["pidfd-socket"], "PATH", "a socket that receives its pidfd"),
                 Flag::value(&["pid-file"], "FILE", "where its pid is written"),
                 Flag::value(&["cwd"], "DIR", "its working directory"),
                 Flag::value(&["env", "e"], "NAME=VALUE", "one more variable"),
@@ -58,13 +60,17 @@ fn run(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
 }
 
 fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, String> {
-    for flag in ["cgroup", "pidfd-socket"] {
-        if parsed.has(flag) {
-            return Err(format!("--{flag} is not supported yet"));
-        }
+    if parsed.has("cgroup") {
+        return Err("--cgroup is not supported yet".into());
     }
     let state = context.root.load(&words[0])?;
-    let container = match state.status()? {
+    let mut deadline = Instant::now() + EXEC_DEADLINE;
+    let status = state.status()?;
+    if status == Status::Paused {
+        // Frozen on arrival: it goes on when the container does.
+        deadline += PAUSED_DEADLINE;
+    }
+    let container = match status {
         Status::Stopped => return Err("cannot exec in a stopped container".into()),
         Status::Creating => return Err("cannot exec in a container that is being created".into()),
         Status::Paused if !parsed.has("ignore-paused") => {
@@ -99,7 +105,7 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     };
     let start = |error: killick_container::LaunchError| format!("unable to start container process: {error}");
     let mut born = exec_process(&Facts::detect(), &container, request).map_err(start)?;
-    let progress = born.wait(Instant::now() + EXEC_DEADLINE);
+    let progress = born.wait(deadline);
     born.warnings().iter().for_each(|warning| context.log.warn(warning));
     if let Progress::Failed(error) = progress {
         return Err(start(error));
@@ -111,6 +117,9 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
         stdio::send_console(socket, master)?;
     }
     let process = born.into_process().map_err(start)?;
+    if let Some(socket) = parsed.one("pidfd-socket") {
+        stdio::send_pidfd(socket, "setns", &process)?;
+    }
     if let Some(path) = parsed.one("pid-file") {
         stdio::write_pid_file(path, process.pid())?;
     }

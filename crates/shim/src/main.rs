@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod facts;
-mod gc;
+
 mod run;
 mod start;
 
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         ["pod", "start", _] => start::start(&PathBuf::from(&args[2])),
         ["pod", "run", _] => run::run(&PathBuf::from(&args[2])),
         ["pod", "facts"] => facts::facts(),
-        ["pod", "gc"] => gc::gc(),
+        ["pod", "gc"] => killick_supervisor::gc::gc(),
         ["-v" | "--version"] => {
             println!("containerd-shim-killick-v2 {}", env!("CARGO_PKG_VERSION"));
             Ok(())
