@@ -5,10 +5,14 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test runner starts programs and threads")]
 
+mod apart;
 mod bad_input;
 mod commands;
 mod confinement;
+mod faults;
 mod lifecycle;
+mod more_commands;
+mod more_lifecycle;
 mod probes;
 mod sharing;
 mod survival;
@@ -68,6 +72,9 @@ fn all_tests() -> Vec<Test> {
     tests.extend(survival::tests());
     tests.extend(commands::tests());
     tests.extend(bad_input::tests());
+    tests.extend(more_lifecycle::tests());
+    tests.extend(more_commands::tests());
+    tests.extend(faults::tests());
     tests
 }
 

@@ -74,7 +74,8 @@ fn each_handler(world: &World) -> Result<(), String> {
         );
         let pod = world.apply(&name, &yaml)?;
         pod.wait(20, "the one that passes is ready, the other is not", |pod| Ok(pod.row()?[1] == "2/3"))?;
-        pod.wait_event(10, &format!("Readiness probe failed: {text}"))?;
+        pod.wait_event(10, "Readiness probe failed: ")?;
+        pod.wait_event(10, text)?;
         let fails = pod.value("/status/containerStatuses/0")?;
         ensure!(fails["name"] == "fails" && fails["ready"] == false, "{fails}");
     }

@@ -320,6 +320,13 @@ impl Pod<'_> {
 
 impl Drop for Pod<'_> {
     fn drop(&mut self) {
+        if let Ok(pid) = self.shim_pid()
+            && let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status"))
+            && !status.contains("Threads:\t1\n")
+        {
+            let complaint = format!("the shim of pod {} has more than one thread:\n{status}", self.name);
+            self.world.complaints.lock().expect("nobody panics with it").push(complaint);
+        }
         let start = Instant::now();
         let output = self.world.killick(&["delete", "pod", &self.name, "--ignore-not-found", "--now"]);
         if output.code != 0 || start.elapsed() > Duration::from_secs(self.world.patience(30)) {

@@ -17,7 +17,7 @@ use killick_sys::pidfd::PidFd;
 use killick_sys::seccomp::Filter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Process, Spec};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -210,7 +210,9 @@ fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
 fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
     let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, gate, state } = request;
     let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
-    let process = spec.process().as_ref().ok_or_else(|| missing("process property must not be empty"))?;
+    // The specification wants a process only of start.
+    let nothing = Process::default();
+    let process = spec.process().as_ref().unwrap_or(&nothing);
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(missing("args must not be empty"));
@@ -316,6 +318,9 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
     finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
+    if spec.process().is_none() {
+        plan.without_program();
+    }
     Ok(Planned { plan, settings, born_in, pid, rendezvous })
 }
 

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use killick_container::cgroup::{Attach, Cgroup, CgroupError, Layout, Metrics, pods_below};
+use killick_container::devices;
 use nix::poll::{PollFd, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 
@@ -291,8 +292,16 @@ fn a_leaf_holds_what_an_exec_started_and_nothing_else() {
     let again = pool.acquire().unwrap();
     let mut exec = enter(again.attach(), "(exit 3)");
     assert_eq!(exec.wait().unwrap().code(), Some(3), "a leaf can fork again after a kill");
-    pool.release(again).unwrap();
-    pool.clear().unwrap();
+    // A shim that was killed while it killed an exec leaves a leaf that can fork no more; the next one makes it anew.
+    let primary = tree.layout.v1_hierarchy("pids").map(|h| h.mount_point.clone());
+    let mount = primary.unwrap_or_else(|| tree.layout.unified.as_ref().unwrap().mount_point.clone());
+    std::fs::write(mount.join(cgroup.path()).join("killick-exec-0/pids.max"), "0").unwrap_or_default();
+    let mut next_shims = cgroup.leaf_pool();
+    let anew = next_shims.acquire().unwrap();
+    assert_eq!(enter(anew.attach(), "(exit 3)").wait().unwrap().code(), Some(3));
+    next_shims.release(anew).unwrap();
+    next_shims.clear().unwrap();
+    drop(again);
     cgroup.kill_all(soon()).unwrap();
     init.wait().unwrap();
     cgroup.remove(soon()).unwrap();
@@ -319,6 +328,20 @@ fn devices_outside_the_list_cannot_be_opened() {
     assert_eq!(run(&cgroup, "exec 3> kmsg"), Some(1), "for reading only");
     cgroup.kill_all(soon()).unwrap();
     running.wait().unwrap();
+    // On v1 the kernel takes a denial only from the exception with the same numbers: it must be said for each.
+    let wide = r#"{"devices":[{"allow":false,"access":"rwm"},
+        {"allow":true,"type":"c","major":1,"minor":11,"access":"rw"},
+        {"allow":false,"type":"c","major":1,"access":"w"}]}"#;
+    let resources: LinuxResources = serde_json::from_str(wide).unwrap();
+    let denied = tree.create("pod1/wide", wide).unwrap();
+    assert_eq!(run(&denied, "exec 3< kmsg"), Some(0));
+    assert_eq!(run(&denied, "exec 3> kmsg"), Some(1));
+    assert_eq!(run(&denied, "exec 3> /dev/null"), Some(0), "the defaults come last");
+    if let Some(hierarchy) = tree.layout.v1_hierarchy("devices") {
+        let list = std::fs::read_to_string(hierarchy.mount_point.join(denied.path()).join("devices.list")).unwrap();
+        let rules = devices::parse(resources.devices().as_ref().unwrap()).unwrap();
+        assert_eq!(devices::v1::State::parse(&list), devices::v1::fresh(&rules).unwrap().1, "{list}");
+    }
     let everything = tree.create("pod1/privileged", r#"{"devices":[{"allow":true,"access":"rwm"}]}"#).unwrap();
     assert_eq!(run(&everything, "exec 3< kmsg"), Some(0));
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 const BUNDLE: Flag = Flag::value(&["bundle", "b"], "DIR", "the bundle (default: the working directory)");
 const CONFIG: Flag = Flag::value(&["config", "f"], "FILE", "a configuration elsewhere than in the bundle");
 const CONSOLE: Flag = Flag::value(&["console-socket"], "PATH", "a socket that receives the terminal's master");
-const PIDFD: Flag = Flag::value(&["pidfd-socket"], "PATH", "not supported yet");
+const PIDFD: Flag = Flag::value(&["pidfd-socket"], "PATH", "a socket that receives the first process's pidfd");
 const PID_FILE: Flag = Flag::value(&["pid-file"], "FILE", "where the first process's pid is written");
 const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "not supported yet");
 const NO_KEYRING: Flag = Flag::switch(&["no-new-keyring"], "keep the caller's session keyring");
@@ -119,16 +119,13 @@ impl Drop for Undo<'_> {
 
 fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Made, String> {
     check_id(id)?;
-    for flag in ["no-pivot", "pidfd-socket"] {
-        if parsed.has(flag) {
-            return Err(format!("--{flag} is not supported yet"));
-        }
+    if parsed.has("no-pivot") {
+        return Err("--no-pivot is not supported yet".into());
     }
     let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
-    let process = spec.process().as_ref().ok_or("process property must not be empty")?;
-    let terminal = process.terminal().unwrap_or(false);
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     let console = parsed.one("console-socket");
     stdio::check_terminal(terminal, console, detach)?;
     let passed = stdio::passed(parsed.number("preserve-fds")?)?;
@@ -174,6 +171,9 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         return Err(start(error.to_string()));
     }
     let terminal = finish(&mut born, console, parsed.one("pid-file"))?;
+    if let (Some(socket), Some(process)) = (parsed.one("pidfd-socket"), born.process()) {
+        stdio::send_pidfd(socket, "standard", process)?;
+    }
     state.creating = false;
     state.no_new_keyring = parsed.has("no-new-keyring");
     state.write()?;
@@ -259,10 +259,13 @@ fn make_cgroup(spec: &Spec, id: &str, dir: &Path) -> Result<Cgroup, String> {
     let path = path.unwrap_or_else(|| PathBuf::from(id));
     let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
     let path = cleaned(&path);
-    // Before it is made: a killed create must not leave one that nobody finds.
+    // Before it is made: a killed create must not leave one that nobody finds. One that is there already is not ours
+    // to remove.
     let planned = Cgroup::open(&layout, &path).map_err(|error| error.to_string())?;
     let text = serde_json::to_vec(&planned).map_err(|error| error.to_string())?;
-    fs::write(dir.join(PLANNED_CGROUP), text).map_err(|error| format!("write {PLANNED_CGROUP}: {error}"))?;
+    if planned.dirs().iter().all(|(_, dir)| !dir.exists()) {
+        fs::write(dir.join(PLANNED_CGROUP), text).map_err(|error| format!("write {PLANNED_CGROUP}: {error}"))?;
+    }
     Cgroup::create(&layout, &path, &resources).map_err(|error| error.to_string())
 }
 

@@ -6,16 +6,20 @@ use crate::foreground::{Foreground, absolute, window};
 use crate::state::{State, Status};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
+use killick_container::cgroup::Cgroup;
 use killick_container::{ProcessRequest, Progress, Stdio, exec_process};
 use killick_sys::facts::Facts;
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What a failure of ours exits with, so that it is not taken for the program's.
 const FAILED: u8 = 255;
 /// How long it may take until the program runs.
 const EXEC_DEADLINE: Duration = Duration::from_secs(60);
+/// And where it was asked to wait for a resume.
+const PAUSED_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 pub fn command() -> Command {
     Command {
@@ -27,7 +31,7 @@ pub fn command() -> Command {
             &[
                 Flag::value(&["process", "p"], "FILE", "the process as JSON; no command then"),
                 Flag::value(&["console-socket"], "PATH", "a socket that receives the terminal's master"),
-                Flag::value(&["pidfd-socket"], "PATH", "not supported yet"),
+                Flag::value(&["pidfd-socket"], "PATH", "a socket that receives its pidfd"),
                 Flag::value(&["pid-file"], "FILE", "where its pid is written"),
                 Flag::value(&["cwd"], "DIR", "its working directory"),
                 Flag::value(&["env", "e"], "NAME=VALUE", "one more variable"),
@@ -56,13 +60,17 @@ fn run(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
 }
 
 fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, String> {
-    for flag in ["cgroup", "pidfd-socket"] {
-        if parsed.has(flag) {
-            return Err(format!("--{flag} is not supported yet"));
-        }
+    if parsed.has("cgroup") {
+        return Err("--cgroup is not supported yet".into());
     }
     let state = context.root.load(&words[0])?;
-    let container = match state.status()? {
+    let mut deadline = Instant::now() + EXEC_DEADLINE;
+    let status = state.status()?;
+    if status == Status::Paused {
+        // Frozen on arrival: it goes on when the container does.
+        deadline += PAUSED_DEADLINE;
+    }
+    let container = match status {
         Status::Stopped => return Err("cannot exec in a stopped container".into()),
         Status::Creating => return Err("cannot exec in a container that is being created".into()),
         Status::Paused if !parsed.has("ignore-paused") => {
@@ -78,7 +86,7 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     stdio::check_terminal(tty, console, detach)?;
     let Passed { count, env } = stdio::passed(parsed.number("preserve-fds")?)?;
     let streams = if tty { terminal(&process, detach) } else { stdio::inherit()? };
-    let attach = state.cgroup.attach().map_err(|error| error.to_string())?;
+    let attach = place(&state)?.attach().map_err(|error| error.to_string())?;
     let foreground = if detach { None } else { Some(Foreground::prepare()?) };
     let personality = match state.config.pointer("/linux/personality/domain").and_then(Value::as_str) {
         Some("LINUX32") => Some(8),
@@ -97,7 +105,7 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     };
     let start = |error: killick_container::LaunchError| format!("unable to start container process: {error}");
     let mut born = exec_process(&Facts::detect(), &container, request).map_err(start)?;
-    let progress = born.wait(Instant::now() + EXEC_DEADLINE);
+    let progress = born.wait(deadline);
     born.warnings().iter().for_each(|warning| context.log.warn(warning));
     if let Progress::Failed(error) = progress {
         return Err(start(error));
@@ -109,12 +117,30 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
         stdio::send_console(socket, master)?;
     }
     let process = born.into_process().map_err(start)?;
+    if let Some(socket) = parsed.one("pidfd-socket") {
+        stdio::send_pidfd(socket, "setns", &process)?;
+    }
     if let Some(path) = parsed.one("pid-file") {
         stdio::write_pid_file(path, process.pid())?;
     }
     let Some(foreground) = foreground else { return Ok(0) };
     let exit = foreground.attend(&process, terminal)?;
     Ok(u8::try_from(exit.code()).unwrap_or(FAILED))
+}
+
+/// The container's cgroup; on v2 that of its first process, which may have delegated: then the container's own takes no
+/// processes any more (EBUSY).
+fn place(state: &State) -> Result<Cgroup, String> {
+    let cgroup = &state.cgroup;
+    if !cgroup.layout().is_v2() {
+        return Ok(cgroup.clone());
+    }
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", state.record.pid)).unwrap_or_default();
+    let now = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    match now.filter(|now| Path::new(now) != cgroup.path() && Path::new(now).starts_with(cgroup.path())) {
+        Some(now) => Cgroup::open(cgroup.layout(), now).map_err(|error| error.to_string()),
+        None => Ok(cgroup.clone()),
+    }
 }
 
 fn terminal(process: &Process, detach: bool) -> Stdio {

@@ -75,6 +75,9 @@ pub fn start_container(context: &Context, state: &State, ready: Ready) -> Result
     let caller = notify::of_caller();
     let listener = caller.as_ref().map(|_| notify::listen(&state.dir)).transpose()?.flatten();
     let container = state.container()?.ok_or("cannot start a container that has stopped")?;
+    if state.config.get("process").is_none() {
+        return Err("process property must not be empty".into());
+    }
     let gate = state.gate();
     let started = killick_container::bundle::start(&container, &gate, Instant::now() + START_DEADLINE);
     let _ = fs::remove_file(&gate);

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 pub const DEFAULT_ROOT: &str = "/run/killick-oci";
@@ -188,7 +189,9 @@ impl State {
     pub fn write(&self) -> Result<(), String> {
         let (path, new) = (self.dir.join("state.json"), self.dir.join(".state.json"));
         let text = serde_json::to_vec(self).map_err(|error| error.to_string())?;
-        fs::write(&new, text)
+        // Environments are nobody else's business.
+        let open = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        open.and_then(|mut file| file.write_all(&text))
             .and_then(|()| fs::rename(&new, &path))
             .map_err(|error| format!("write {}: {}", path.display(), plain(&error)))
     }

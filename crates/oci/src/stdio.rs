@@ -4,6 +4,7 @@ use crate::log::plain;
 use killick_container::Stdio;
 use killick_sys::fd;
 use killick_sys::launch::stream_connect;
+use killick_sys::pidfd::PidFd;
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,6 +38,14 @@ pub fn check_terminal(terminal: bool, console_socket: Option<&str>, detach: bool
 pub fn send_console(socket: &str, master: OwnedFd) -> Result<(), String> {
     let stream = stream_connect(Path::new(socket)).map_err(|error| error.to_string())?;
     fd::send_message(stream.as_fd(), b"/dev/ptmx", &[master.as_fd()]).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// `--pidfd-socket`: as the console, with the process's pidfd; `kind` is runc's word for how it was made.
+pub fn send_pidfd(socket: &str, kind: &str, process: &PidFd) -> Result<(), String> {
+    let pidfd = process.as_fd().ok_or("--pidfd-socket: this kernel has no pidfds (5.3)")?;
+    let stream = stream_connect(Path::new(socket)).map_err(|error| error.to_string())?;
+    fd::send_message(stream.as_fd(), kind.as_bytes(), &[pidfd]).map_err(|error| error.to_string())?;
     Ok(())
 }
 

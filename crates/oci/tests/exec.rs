@@ -317,3 +317,45 @@ fn processes_have_a_session_keyring_of_their_own() {
     let keys = bundle.run().ok();
     assert!(keys.contains(&format!("_ses.{}", bundle.id)), "{keys:?}");
 }
+
+#[test]
+fn pidfds_go_over_their_socket() {
+    let bundle = Bundle::new(json!({}));
+    let socket = bundle.path().join("pidfd");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let pid_of = |word: &[u8]| {
+        let (stream, _) = listener.accept().unwrap();
+        let message = receive_message(stream.as_fd(), 64).unwrap();
+        assert_eq!(message.bytes, word);
+        let number = std::os::fd::AsRawFd::as_raw_fd(&message.fds[0]);
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
+        info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim().parse::<i32>().unwrap()
+    };
+    let (path, at) = (bundle.path().to_str().unwrap(), socket.to_str().unwrap());
+    bundle.quiet(&["create", "-b", path, "--pidfd-socket", at, &bundle.id]).ok();
+    assert_eq!(pid_of(b"standard"), bundle.pid());
+    bundle.start();
+    let file = bundle.path().join("pid");
+    let words =
+        ["exec", "-d", "--pid-file", file.to_str().unwrap(), "--pidfd-socket", at, &bundle.id, "sleep", "1000000"];
+    bundle.quiet(&words).ok();
+    assert_eq!(pid_of(b"setns").to_string(), fs::read_to_string(&file).unwrap());
+}
+
+#[test]
+fn run_and_exec_in_the_foreground_lend_their_terminal() {
+    // script gives the command a terminal, as a person has one.
+    let on_a_terminal = |line: String| {
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).stderr(Stdio::null());
+        output(command)
+    };
+    let oci = |bundle: &Bundle, words: &str| format!("{PROGRAM} --root {} {words}", bundle.states().display());
+    let bundle = Bundle::new(json!({"process": {"terminal": true, "args": ["sh", "-c", "tty; exit 3"]}}));
+    let run = on_a_terminal(oci(&bundle, &format!("run -b {} {}", bundle.path().display(), bundle.id)));
+    assert!(run.code == 3 && run.out.contains("/dev/pts/0"), "{run:?}");
+    bundle.assert_gone();
+    let bundle = running();
+    let exec = on_a_terminal(oci(&bundle, &format!("exec -t {} sh -c 'tty; exit 4'", bundle.id)));
+    assert!(exec.code == 4 && exec.out.contains("/dev/pts/"), "{exec:?}");
+}

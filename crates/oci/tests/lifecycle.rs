@@ -331,3 +331,68 @@ fn a_create_that_is_killed_anywhere_leaves_nothing_that_delete_force_does_not_fi
         bundle.assert_gone();
     }
 }
+
+#[test]
+fn a_container_without_a_process_is_created_and_cannot_be_started() {
+    let bundle = Bundle::new(json!({"process": null}));
+    bundle.create();
+    bundle.quiet(&["start", &bundle.id]).fails("process property must not be empty");
+    assert_eq!(bundle.status(), "created");
+    bundle.oci(&["kill", &bundle.id, "KILL"]).ok();
+    bundle.wait_for("stopped");
+    bundle.oci(&["delete", &bundle.id]).ok();
+    bundle.assert_gone();
+}
+
+#[test]
+fn namespaces_are_joined_by_path_and_their_kind_is_checked() {
+    let first = Bundle::new(json!({}));
+    first.create();
+    first.start();
+    let pid = first.pid();
+    let link = |pid: i32, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    let second = Bundle::new(json!({}));
+    let mut config = second.config();
+    let names = [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts")];
+    let joined = names.map(|(kind, file)| json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
+    let namespaces: Vec<Value> =
+        joined.into_iter().chain([json!({"type": "mount"}), json!({"type": "cgroup"})]).collect();
+    config["linux"]["namespaces"] = json!(namespaces);
+    config["hostname"] = json!("shared");
+    second.configure(&config);
+    second.create();
+    for (_, file) in names {
+        assert_eq!(link(second.pid(), file), link(pid, file), "{file}");
+    }
+    assert_ne!(link(second.pid(), "mnt"), link(pid, "mnt"));
+    second.start();
+    assert_eq!(first.exec(&[&first.id, "hostname"]).ok(), "shared\n", "the UTS namespace is one");
+    assert!(second.exec(&[&second.id, "sh", "-c", "ls /proc"]).ok().lines().any(|line| line == "1"));
+    // The first process of the namespace takes all others with it.
+    first.oci(&["kill", &first.id, "9"]).ok();
+    second.wait_for("stopped");
+
+    let third = Bundle::new(json!({}));
+    let mut config = third.config();
+    config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "network", "path": "/proc/self/ns/uts"}]);
+    config["hostname"] = Value::Null;
+    third.configure(&config);
+    let path = third.path().to_str().unwrap();
+    third.quiet(&["create", "-b", path, &third.id]).fails("CLONE_NEWNET): EINVAL");
+    third.assert_gone();
+}
+
+#[test]
+fn a_state_is_roots_own_and_a_cgroup_of_others_is_left_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let bundle = Bundle::new(json!({}));
+    bundle.create();
+    let dir = bundle.states().join(&bundle.id);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&dir.join("state.json")), mode(&dir.join("start.sock")), mode(&dir)), (0o600, 0o600, 0o711));
+    // Another container that names the same cgroup is refused, and takes nothing down.
+    let path = bundle.path().to_str().unwrap();
+    bundle.quiet(&["create", "-b", path, "second"]).fails("container's cgroup is not empty");
+    bundle.oci(&["delete", "--force", "second"]).ok();
+    assert_eq!(bundle.status(), "created");
+}

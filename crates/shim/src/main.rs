@@ -4,11 +4,12 @@
 #![forbid(unsafe_code)]
 
 mod facts;
-mod gc;
+
 mod run;
 mod start;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,21 +30,26 @@ fn main() -> ExitCode {
         ["pod", "start", _] => start::start(&PathBuf::from(&args[2])),
         ["pod", "run", _] => run::run(&PathBuf::from(&args[2])),
         ["pod", "facts"] => facts::facts(),
-        ["pod", "gc"] => gc::gc(),
+        ["pod", "gc"] => killick_supervisor::gc::gc(),
         ["-v" | "--version"] => {
             println!("containerd-shim-killick-v2 {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
         _ => {
-            eprintln!("{USAGE}");
+            say(USAGE);
             return ExitCode::from(2);
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            say(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// `eprintln!` would panic where shim.log's disk is full.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

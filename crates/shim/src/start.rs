@@ -1,10 +1,10 @@
 //! `pod start DIR`: makes keep, which makes the shim, and waits until the pod is in its hands.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,15 @@ const SHIM_LOG_BYTES_MAX: u64 = 1 << 20;
 pub(crate) fn start(dir: &Path) -> Result<(), String> {
     let roots = Roots::from_env();
     let dir = PodDir::of_run_directory(&roots, dir).ok_or_else(|| format!("{}: no pod's directory", dir.display()))?;
-    let pod = dir.read_pod().map_err(|error| error.to_string())?;
-    make_run_directory(&dir)?;
-    dir.take_name(&pod.metadata.namespace, &pod.metadata.name).map_err(|error| error.to_string())?;
+    let pod = match dir.read_pod() {
+        Ok(pod) => pod,
+        // Removed meanwhile: nothing is left to start.
+        Err(_) if dir.is_gone() => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !dir.restore_run_dir(&pod).map_err(|error| error.to_string())? {
+        return Ok(());
+    }
 
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -66,12 +72,6 @@ fn at(path: &Path, error: &io::Error) -> String {
 
 fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
-}
-
-/// After a reboot `/run` is empty.
-fn make_run_directory(dir: &PodDir) -> Result<(), String> {
-    let path = dir.run_dir();
-    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| at(&path, &error))
 }
 
 fn shim_log(dir: &PodDir) -> Result<File, String> {

@@ -1,5 +1,7 @@
 //! What every task may use; nothing in it changes.
 
+use std::io::Write;
+
 use killick_pod::event::Record;
 use tokio::sync::mpsc;
 
@@ -30,6 +32,12 @@ impl Context {
 
     /// For whoever reads shim.log: what went wrong without stopping anything.
     pub fn complain(&self, what: &str) {
-        eprintln!("{} {what}", killick_pod_dir::timestamp::text(crate::clock::now().wall));
+        complain(what);
     }
+}
+
+/// One line for shim.log. Where that disk is full the line is lost: `eprintln!` would end the shim instead.
+pub fn complain(what: &str) {
+    let time = killick_pod_dir::timestamp::text(crate::clock::now().wall);
+    let _ = writeln!(std::io::stderr(), "{time} {what}");
 }

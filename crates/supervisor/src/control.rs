@@ -183,3 +183,30 @@ async fn run(connection: &Connection, mut running: Running) -> Result<(), Contro
     };
     told.and_then(|()| connection.send(&Response::Exited { code }, &[]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipes(count: usize) -> Vec<OwnedFd> {
+        (0..count).map(|_| killick_sys::fd::pipe().unwrap().1).collect()
+    }
+
+    #[test]
+    fn only_pipes_in_the_right_number_become_a_commands_streams() {
+        assert!(stdio(false, None, pipes(2)).is_ok());
+        assert!(stdio(true, None, pipes(3)).is_ok());
+        assert!(stdio(true, Some(Tty { size: None }), Vec::new()).is_ok());
+        for (stdin, tty, count) in [(true, false, 2), (false, false, 3), (false, true, 2)] {
+            let tty = tty.then_some(Tty { size: None });
+            let error = stdio(stdin, tty, pipes(count)).unwrap_err();
+            assert!(error.contains("descriptors came along"), "{error}");
+        }
+        for path in ["/", "/etc/passwd", "/dev/null"] {
+            let mut fds = pipes(1);
+            fds.push(std::fs::File::open(path).unwrap().into());
+            let error = stdio(false, None, fds).unwrap_err();
+            assert!(error.contains("neither an anonymous pipe"), "{path}: {error}");
+        }
+    }
+}

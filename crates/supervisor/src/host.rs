@@ -68,6 +68,14 @@ pub fn container_of(pod: &Pod, id: ContainerId) -> Option<&Container> {
     }
 }
 
+/// What an event about one container is about.
+pub fn field_path(id: ContainerId, name: &str) -> String {
+    match id {
+        ContainerId::Init(_) => format!("spec.initContainers{{{name}}}"),
+        ContainerId::Regular(_) => format!("spec.containers{{{name}}}"),
+    }
+}
+
 pub fn id_of(pod: &Pod, name: &str) -> Option<ContainerId> {
     let at = |list: &[Container]| list.iter().position(|container| container.name == name);
     at(&pod.spec.containers).map(ContainerId::Regular).or_else(|| at(&pod.spec.init_containers).map(ContainerId::Init))

@@ -10,6 +10,7 @@ pub mod container_config;
 mod context;
 mod control;
 mod execs;
+pub mod gc;
 pub mod host;
 pub mod keep;
 pub mod last_words;

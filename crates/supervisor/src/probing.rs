@@ -12,6 +12,7 @@ use killick_prober::{InContainer, Lateness, Place, STARVED_RUN_MAX};
 
 use crate::clock;
 use crate::context::Context;
+use crate::host::field_path;
 use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::message::Message;
 
@@ -54,7 +55,7 @@ pub async fn probe(
     {
         // The machine asks again at once, and may then find nothing to tell.
         let message = format!("{kind:?} probe errored and resulted in unknown state: {text}");
-        context.note(warning("Unhealthy", &target.container.name, message)).await;
+        context.note(warning("Unhealthy", &target, message)).await;
     }
     spoiled.set(count);
     write_down(&context, &target.container.name, attempt, kind, &outcome, started.elapsed());
@@ -131,19 +132,19 @@ pub async fn hook(context: Rc<Context>, pod: Rc<Pod>, target: Target, hook: Hook
         None => Ok(None),
     };
     if let Ok(Some(message)) = &result {
-        context.note(warning("LifecycleHTTPFallback", &target.container.name, message.clone())).await;
+        context.note(warning("LifecycleHTTPFallback", &target, message.clone())).await;
     }
     let result = result.map(drop);
     context.tell(Message::Event(Event::HookDone { attempt, hook, result })).await;
     collect(&target.live).await;
 }
 
-fn warning(reason: &str, container: &str, message: String) -> Record {
+fn warning(reason: &str, target: &Target, message: String) -> Record {
     Record {
         warning: true,
         reason: reason.to_owned(),
         message,
-        field_path: format!("spec.containers{{{container}}}"),
+        field_path: field_path(target.live.attempt.container, &target.container.name),
         component: "kubelet".to_owned(),
     }
 }

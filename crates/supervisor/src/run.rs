@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::container_config::NodeView;
-use crate::context::Context;
-use crate::host::{Host, container_of, id_of};
+use crate::context::{Context, complain};
+use crate::host::{Host, container_of, field_path, id_of};
 use crate::keep::Keep;
 use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::message::{INBOX_MAX, Message};
@@ -32,6 +32,9 @@ use crate::state::{SandboxState, State, read_containers, remove_container};
 use crate::takeover::{self, Found};
 use crate::wait::Readable;
 use crate::{clock, control, reap, removal, sandbox, volumes, watch};
+
+/// Between two tries to write what a full disk refused.
+const REWRITE: Duration = Duration::from_secs(1);
 
 /// What a shim starts with.
 #[derive(Debug)]
@@ -79,7 +82,7 @@ async fn take_in_hand(
 ) -> Result<Supervisor, String> {
     let pod = host.dir.read_pod().map_err(|error| error.to_string())?;
     let state = host.dir.read_state::<State>().unwrap_or_else(|error| {
-        eprintln!("{error}; the pod is begun anew");
+        complain(&format!("{error}; the pod is begun anew"));
         None
     });
     let listener = Listener::bind(&host.dir.control_socket())
@@ -96,7 +99,7 @@ async fn take_in_hand(
     let restored = state.and_then(|state| {
         PodMachine::restore(pod.clone(), node.clone(), state.machine.clone(), now)
             .map(|machine| (machine, state))
-            .map_err(|error| eprintln!("{error}; the pod is begun anew"))
+            .map_err(|error| complain(&format!("{error}; the pod is begun anew")))
             .ok()
     });
     context.keep.hello()?;
@@ -114,6 +117,7 @@ async fn take_in_hand(
         spoiled: BTreeMap::new(),
         last_good: BTreeMap::new(),
         written: None,
+        unwritten: false,
         late: Duration::ZERO,
     };
     match restored {
@@ -139,6 +143,8 @@ struct Supervisor {
     /// Whether the last answer of each probe was a good one.
     last_good: BTreeMap<(ContainerId, ProbeKind), bool>,
     written: Option<StatusFile>,
+    /// A write has failed (a full disk): it is tried again until it succeeds.
+    unwritten: bool,
     /// How late the tick in hand was.
     late: Duration,
 }
@@ -190,7 +196,7 @@ impl Supervisor {
             match takeover::find_container(&self.context, &pods_pod, state, started, &mut held).await {
                 Ok(Found::Runs(farewell, live)) => {
                     if farewell.pump.is_none() {
-                        self.say_output_is_lost(&farewell.container.name);
+                        self.say_output_is_lost(&farewell.container.name, attempt.container);
                     }
                     self.containers.insert(attempt.container, Rc::clone(&live));
                     ran.push((attempt, image_id, runtime_id));
@@ -235,7 +241,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn say_output_is_lost(&mut self, container: &str) {
+    fn say_output_is_lost(&mut self, container: &str, id: ContainerId) {
         let message = format!(
             "Output of container {container} is lost from now on: the process that kept its pipes was killed together \
              with the supervisor"
@@ -244,7 +250,7 @@ impl Supervisor {
             warning: true,
             reason: "LogsLost".to_owned(),
             message,
-            field_path: format!("spec.containers{{{container}}}"),
+            field_path: field_path(id, container),
             component: "kubelet".to_owned(),
         });
     }
@@ -263,6 +269,10 @@ impl Supervisor {
                     self.late = clock::monotonic().since(due);
                     self.step(Event::Deadline);
                     self.late = Duration::ZERO;
+                }
+                () = rewrite(self.unwritten) => {
+                    self.save();
+                    self.publish();
                 }
                 () = silence(&keep) => if self.context.keep.has_ended() {
                     keep = None;
@@ -394,11 +404,15 @@ impl Supervisor {
                 bad(message)
             }
             Change::Unchanged | Change::Metadata | Change::ImageOf(_) => {
-                if let Err(error) = dir.accept_staged(staged) {
+                // The machine first: a shim that is killed in between restarts a container in vain, which is better
+                // than a new manifest of which the machine never hears.
+                let before = std::mem::replace(&mut self.pod, Rc::new(pod.clone()));
+                self.step(Event::Updated { pod: Box::new(pod) });
+                if let Err(error) = self.context.host.dir.accept_staged(staged) {
+                    self.pod = Rc::clone(&before);
+                    self.step(Event::Updated { pod: Box::new((*before).clone()) });
                     return Response::Refused { reason: Refusal::Internal, message: error.to_string() };
                 }
-                self.pod = Rc::new(pod.clone());
-                self.step(Event::Updated { pod: Box::new(pod) });
                 Response::Accepted
             }
         }
@@ -541,7 +555,7 @@ impl Supervisor {
     }
 
     /// `state.json`, for the next shim.
-    fn save(&self) {
+    fn save(&mut self) {
         let state = State {
             machine: self.machine.snapshot().clone(),
             sandbox: self.sandbox_state.clone(),
@@ -551,7 +565,9 @@ impl Supervisor {
         if self.machine.is_finished() {
             return;
         }
+        self.unwritten = false;
         if let Err(error) = self.context.host.dir.write_state(&state) {
+            self.unwritten = true;
             self.context.complain(&error.to_string());
             self.end_if_abandoned();
         }
@@ -580,7 +596,10 @@ impl Supervisor {
         }
         match self.context.host.dir.write_status(&status) {
             Ok(()) => self.written = Some(status),
-            Err(error) => self.context.complain(&error.to_string()),
+            Err(error) => {
+                self.unwritten = true;
+                self.context.complain(&error.to_string());
+            }
         }
     }
 }
@@ -603,6 +622,13 @@ async fn sleep_until(deadline: Option<killick_pod::time::Monotonic>) {
             tokio::time::sleep_until(Instant::now() + left).await;
         }
         None => std::future::pending().await,
+    }
+}
+
+async fn rewrite(unwritten: bool) {
+    match unwritten {
+        true => tokio::time::sleep(REWRITE).await,
+        false => std::future::pending().await,
     }
 }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::births::Birth;
 use crate::container_config::{self, Bind, SandboxView};
-use crate::context::Context;
+use crate::context::{Context, complain};
 use crate::last_words;
 use crate::live::{Live, LiveSandbox, pod_ip};
 use crate::log_pump::{self, LogPump, PumpHandle};
@@ -277,7 +277,7 @@ fn make_directory(dir: &Path) -> Result<(), String> {
     if let Some(parent) = dir.parent() {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             for error in killick_sys::tree::remove(&entry.path()) {
-                eprintln!("{error}");
+                complain(&error);
             }
         }
     }
@@ -440,6 +440,53 @@ mod tests {
             ("65", 15),
         ] {
             assert_eq!(stop_signal(text), number, "{text:?}");
+        }
+    }
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        let mut spec = spec;
+        for container in spec["containers"].as_array_mut().unwrap() {
+            for (key, value) in [("name", "a"), ("image", "i"), ("imagePullPolicy", "Never")] {
+                container[key] = value.into();
+            }
+            container["terminationMessagePath"] = "/dev/termination-log".into();
+            container["terminationMessagePolicy"] = "File".into();
+        }
+        spec["restartPolicy"] = "Always".into();
+        spec["terminationGracePeriodSeconds"] = 30.into();
+        spec["dnsPolicy"] = "Default".into();
+        let metadata = serde_json::json!({"name": "p", "namespace": "default"});
+        let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn who_may_be_traced_is_decided_by_everybody_who_sees_it() {
+        use serde_json::json;
+        let tracer = json!({"securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}});
+        let privileged = json!({"securityContext": {"privileged": true}});
+        for (spec, possible) in [
+            (json!({"containers": [{}, {}]}), false),
+            (json!({"containers": [{}, tracer]}), true),
+            (json!({"containers": [{}, privileged]}), true),
+            (json!({"containers": [{}, tracer], "shareProcessNamespace": false}), false),
+            (json!({"containers": [tracer, {}], "shareProcessNamespace": false}), true),
+        ] {
+            let pod = pod(spec);
+            let found = ptrace(&pod, &pod.spec.containers[0]);
+            assert_eq!(found == Ptrace::Possible, possible, "{:?}", pod.spec.containers);
+        }
+    }
+
+    #[test]
+    fn the_pid_namespace_is_the_pods_unless_the_manifest_says_otherwise() {
+        use serde_json::json;
+        for (more, mode) in [
+            (json!({"containers": [{}]}), PidMode::Sandbox),
+            (json!({"containers": [{}], "shareProcessNamespace": false}), PidMode::Own),
+            (json!({"containers": [{}], "hostPID": true}), PidMode::Host),
+        ] {
+            assert_eq!(pid_mode(&pod(more)), mode);
         }
     }
 }

@@ -22,7 +22,7 @@ pub fn daemon(executable: BorrowedFd<'_>, args: &[OsString], fds: &[(BorrowedFd<
             let error = become_daemon(executable, &args, &env, fds).err();
             if let Some(error) = error {
                 // fd 2 may be the daemon's log already: the best place that there is.
-                eprintln!("start a daemon: {error}");
+                let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("start a daemon: {error}\n"));
             }
             spawn::exit_now(127)
         }

@@ -46,8 +46,10 @@ impl LeafPool {
         loop {
             let place = self.place(self.made);
             self.made += 1;
-            // One that an earlier shim made and left is passed over while something still runs in it.
-            if !files::mkdir(&place.dir)? && !files::processes(&place.dir)?.is_empty() {
+            // One that an earlier shim left may still hold processes, or a pids.max of 0: it is passed over, or made
+            // new.
+            let is_new = files::mkdir(&place.dir)? || (remove_tree(&place.dir, 0)? && files::mkdir(&place.dir)?);
+            if !is_new {
                 continue;
             }
             let attach = match self.attach(&place) {

@@ -40,9 +40,7 @@ pub enum CgroupError {
     NotEmpty { path: PathBuf, count: usize },
     #[error("container's cgroup unexpectedly frozen: {}", .0.display())]
     Frozen(PathBuf),
-    #[error(
-        "cannot enter cgroupv2 {:?} with domain controllers -- it is in {kind} mode", .path.display().to_string()
-    )]
+    #[error("cannot enter cgroupv2 {path:?} with domain controllers -- it is in {kind}")]
     Threaded { path: PathBuf, kind: String },
     #[error("cannot set {file} to {value:?}: the {controller} controller is not to be had here ({why})")]
     NoController { file: String, value: String, controller: String, why: &'static str },
@@ -446,7 +444,7 @@ impl Cgroup {
             && let Some(kind) = files::read_if_present(&dir.join("cgroup.type"))?
             && kind.trim() != "domain"
         {
-            let kind = if kind.trim() == "domain invalid" { "an invalid" } else { "a threaded" };
+            let kind = if kind.trim() == "domain invalid" { "an invalid state" } else { "threaded mode" };
             return Err(CgroupError::Threaded { path: self.path.clone(), kind: kind.to_owned() });
         }
         Ok(())

@@ -45,6 +45,11 @@ impl Plan {
         self.inherited = count;
     }
 
+    /// For a container that has nothing to run yet: it waits, and is never let go.
+    pub fn without_program(&mut self) {
+        self.steps.retain(|step| !matches!(step, Step::FindExecutable));
+    }
+
     pub fn push(&mut self, step: Step) {
         self.steps.push(step);
     }

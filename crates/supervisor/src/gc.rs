@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::host::CONFIG;
 use killick_container::cgroup::{Cgroup, Layout, pods_below};
 use killick_pod_dir::{PodDir, Roots};
-use killick_supervisor::host::CONFIG;
 
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
-pub(crate) fn gc() -> Result<(), String> {
+/// Cgroups, addresses and links whose pod has no directory; each that was ended is printed.
+pub fn gc() -> Result<(), String> {
     let roots = Roots::from_env();
     let mut errors = cgroups(&roots);
     match killick_network::Settings::load(std::path::Path::new(CONFIG), roots.ipam()) {
