@@ -1,6 +1,5 @@
 //! kill -9 of the shim, of keep, of both: nothing restarts, no exit code and no log line is lost, probes go on.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -160,7 +159,12 @@ fn delete(world: &World) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(100));
     }
     ensure!(world.killick(&["get", "pod", "delete-dies"]).code == 1, "the pod is still there:\n{:?}", pod.row());
-    ensure!(!fs::exists(world.directory.join("root/pods").join(uid)).unwrap_or(true), "its directory is still there");
+    // The name goes first, the directories some milliseconds later.
+    let path = world.directory.join("root/pods").join(uid);
+    while Instant::now() < deadline && path.exists() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    ensure!(!path.exists(), "{} is still there", path.display());
     Ok(())
 }
 
