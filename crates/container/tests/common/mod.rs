@@ -36,11 +36,16 @@ pub fn isolated(test: impl FnOnce()) {
         test();
         let left = children();
         assert!(left.is_empty(), "processes left: {left:?}");
-        assert_eq!(mounts(), before, "mounts left");
+        assert_eq!(mounts_since(&before), Vec::<String>::new(), "mounts left");
         Ok(())
     })
     .unwrap();
     worker.wait().unwrap();
+}
+
+/// What is mounted now and was not. (What others unmount, by removing a directory, goes here too.)
+pub fn mounts_since(before: &str) -> Vec<String> {
+    mounts().lines().filter(|line| !before.lines().any(|other| other == *line)).map(str::to_owned).collect()
 }
 
 pub fn mounts() -> String {
