@@ -348,3 +348,49 @@ fn every_process_leads_its_session_and_has_its_terminal() {
         end_sandbox(sandbox);
     });
 }
+
+#[test]
+fn a_birth_that_is_let_go_at_any_moment_leaves_nobody_alive() {
+    isolated(|| {
+        let host = Host::new();
+        let sandbox = host.sandbox();
+        for ptrace in [Ptrace::Possible, Ptrace::Impossible] {
+            let spec = spec(json!({}));
+            let stdio = Stdio::null().unwrap();
+            let container = start(host.create_with(&sandbox, PidMode::Sandbox, ptrace, &spec, stdio).unwrap());
+            for round in 0..150 {
+                let request = ExecRequest::new(args(&["sleep", "777"]), Stdio::null().unwrap(), None);
+                let mut added = killick_container::exec(&host.facts, &container, request).unwrap();
+                let until = std::time::Instant::now() + Duration::from_micros(round * 15);
+                while std::time::Instant::now() < until {
+                    nix::sched::sched_yield().unwrap();
+                }
+                match added.progress() {
+                    killick_container::Progress::Running => end(&added.into_process().unwrap()),
+                    _ => drop(added),
+                }
+            }
+            // One that was born in the moment when its helper was killed ends by itself, and only it is not reaped.
+            let alive = |pid: &String| {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                !stat.contains(") Z ") && !stat.is_empty()
+            };
+            let living = || children().iter().filter(|pid| alive(pid)).count();
+            let until = soon();
+            while living() > 2 && std::time::Instant::now() < until {
+                nix::sched::sched_yield().unwrap();
+            }
+            assert_eq!(living(), 2, "pause and the container");
+            end(container.process());
+            reap_unknown();
+        }
+        let (output, _) = host.run(&sandbox, &spec(json!({"process": {"args": ["ps"]}}))).unwrap();
+        assert!(!output.contains("777"), "{output}");
+        end_sandbox(sandbox);
+        reap_unknown();
+    });
+}
+
+fn reap_unknown() {
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+}

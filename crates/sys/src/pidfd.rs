@@ -36,8 +36,9 @@ impl Exit {
     }
 }
 
-/// How long a killed process may sleep in the kernel before it is left alone.
-const REAP_STUCK_WAIT: Duration = Duration::from_millis(100);
+/// How long a killed process may sleep in the kernel before it is left alone. The end of a mount namespace sleeps too,
+/// for as long as a grace period takes.
+const REAP_STUCK_WAIT: Duration = Duration::from_secs(1);
 /// How long any killed process is waited for.
 const REAP_WAIT: Duration = Duration::from_secs(5);
 
@@ -168,7 +169,7 @@ impl PidFd {
                 return Ok(None);
             }
             match self.as_fd() {
-                Some(fd) => crate::spawn::wait_readable(fd, Instant::now() + REAP_STUCK_WAIT / 2)?,
+                Some(fd) => crate::spawn::wait_readable(fd, Instant::now() + Duration::from_millis(50))?,
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         }

@@ -381,10 +381,16 @@ impl Child<'_> {
             let inside = tail::birth(&self.private, (before, rest), channel, path, self.home.as_deref())?;
             let pidfd = inside.pidfd.as_ref().map(|pidfd| pidfd.as_fd());
             self.report(&Report::Inside { pid: inside.pid }, pidfd);
+            let _ = nix::unistd::write(&inside.known, &[1]);
             exit_now(0)
         }
+        let (known_read, known_write) = fd::pipe()?;
         match birth(Birth { sibling: true, ..Birth::default() }) {
             Ok(Born::Child { .. }) => {
+                drop(known_write);
+                if nix::unistd::read(&known_read, &mut [0]) != Ok(1) {
+                    exit_now(FAILED);
+                }
                 signal::unblock_all()?;
                 nix::unistd::setsid().call(|| "setsid()".into())?;
                 if before.iter().any(|step| matches!(step, Step::Terminal { .. })) {
@@ -394,6 +400,7 @@ impl Child<'_> {
             }
             Ok(Born::Parent { child }) => {
                 self.report(&Report::Inside { pid: child.pid() }, child.as_fd());
+                let _ = nix::unistd::write(&known_write, &[1]);
                 exit_now(0)
             }
             Err(error) if error.errno() == Errno::ENOMEM => Err(LaunchError::NotRunning),

@@ -224,7 +224,6 @@ impl Launch {
             Ok(Report::Failed(error)) => self.fail(error),
             Err(error) => self.fail(LaunchError::Died(format!("unreadable report: {error}"))),
         }
-        // The one inside may speak before the helper has told who it is.
         if self.gate_reached && self.inside == Inside::Here && self.progress == Progress::Pending {
             self.progress = Progress::AtGate;
         }
@@ -292,9 +291,23 @@ impl Launch {
     }
 
     fn kill(&mut self) {
-        for process in self.helper.take().into_iter().chain(self.process.take()) {
+        let end = |process: &PidFd| {
             let _ = process.send_signal(Signal::SIGKILL);
             let _ = process.reap_soon();
+        };
+        self.helper.iter().chain(&self.process).for_each(end);
+        (self.helper, self.process) = (None, None);
+        // A helper may have told of its child without being heard yet.
+        while self.inside == Inside::Awaited {
+            match fd::receive_message(self.channel.as_fd(), REPORT_BYTES_MAX) {
+                Ok(message) if !message.is_end() => {
+                    if let Ok(Report::Inside { pid }) = serde_json::from_slice(&message.bytes) {
+                        end(&PidFd::adopt(pid, message.fds.into_iter().next()));
+                        self.inside = Inside::Here;
+                    }
+                }
+                Ok(_) | Err(_) => break,
+            }
         }
     }
 

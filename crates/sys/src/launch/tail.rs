@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::fd::own;
 use crate::seccomp::Filter;
 use nix::errno::Errno;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 /// Text for the parent, and where its errno goes.
@@ -30,6 +30,8 @@ struct Text {
 #[repr(C)]
 struct Orders {
     channel: RawFd,
+    /// A pipe on which the helper says that the parent has been told of us.
+    known: [RawFd; 2],
     gate: bool,
     terminal: bool,
     has_filter: bool,
@@ -120,6 +122,8 @@ const NO_ERRNO: i32 = 99_999;
 pub(super) struct Inside {
     pub(super) pid: i32,
     pub(super) pidfd: Option<OwnedFd>,
+    /// It waits until a byte comes here, and ends if none does: nobody lives whom the parent does not know.
+    pub(super) known: OwnedFd,
 }
 
 /// Bears the process that goes on with `rest` as a child of our parent, and returns in this one.
@@ -156,8 +160,10 @@ pub(super) fn birth(
     let bad_format = arena.report(&Report::Failed(LaunchError::BadFormat(name.clone())));
     let failed = arena.failed(format!("execve({name:?})"));
     let program = filter.map_or(std::ptr::null_mut(), |filter| arena.put(&filter.program));
+    let (known_read, known_write) = crate::fd::pipe()?;
     let orders = Orders {
         channel,
+        known: [known_read.as_raw_fd(), known_write.as_raw_fd()],
         gate,
         terminal,
         has_filter: filter.is_some(),
@@ -178,16 +184,15 @@ pub(super) fn birth(
         failed,
     };
     private.keep_from_children()?;
-    let born = bear(&orders);
-    match born {
-        Ok(inside) => Ok(inside),
+    match bear(&orders) {
+        Ok((pid, pidfd)) => Ok(Inside { pid, pidfd, known: known_write }),
         Err(Errno::ENOMEM) => Err(LaunchError::NotRunning),
         Err(errno) => Err(Error::new("clone3(CLONE_PARENT|CLONE_PIDFD)", errno).into()),
     }
 }
 
 /// `orders` lie on the stack, which the child has, and point into the arena, which it has too.
-fn bear(orders: &Orders) -> Result<Inside, Errno> {
+fn bear(orders: &Orders) -> Result<(i32, Option<OwnedFd>), Errno> {
     /// VER0 of the structure.
     #[repr(C)]
     #[derive(Default)]
@@ -208,7 +213,7 @@ fn bear(orders: &Orders) -> Result<Inside, Errno> {
     let size = size_of::<CloneArgs>();
     match raw(libc::SYS_clone3, [&raw const args as usize, size, 0, 0, 0, 0]) {
         0 => run(orders),
-        pid if pid > 0 => return Ok(Inside { pid: pid as i32, pidfd: Some(own(pidfd)) }),
+        pid if pid > 0 => return Ok((pid as i32, Some(own(pidfd)))),
         error => match Errno::from_raw(-error as i32) {
             Errno::ENOSYS | Errno::EPERM => {}
             errno => return Err(errno),
@@ -217,7 +222,7 @@ fn bear(orders: &Orders) -> Result<Inside, Errno> {
     let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as usize;
     match raw(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]) {
         0 => run(orders),
-        pid if pid > 0 => Ok(Inside { pid: pid as i32, pidfd: None }),
+        pid if pid > 0 => Ok((pid as i32, None)),
         error => Err(Errno::from_raw(-error as i32)),
     }
 }
@@ -226,6 +231,17 @@ const FAILED: usize = 127;
 
 /// The tail itself. Nothing here may allocate, panic or touch errno: there is no memory for it.
 fn run(orders: &Orders) -> ! {
+    let [known_read, known_write] = orders.known;
+    raw(libc::SYS_close, [known_write as usize, 0, 0, 0, 0, 0]);
+    let byte = 0u8;
+    loop {
+        match raw(libc::SYS_read, [known_read as usize, &raw const byte as usize, 1, 0, 0, 0]) {
+            1 => break,
+            error if error == -(libc::EINTR as isize) => {}
+            _ => end(FAILED),
+        }
+    }
+    raw(libc::SYS_close, [known_read as usize, 0, 0, 0, 0, 0]);
     // The session of the helper ends with it, by SIGHUP where it has a terminal.
     raw(libc::SYS_setsid, [0; 6]);
     if orders.terminal {
