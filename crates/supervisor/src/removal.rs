@@ -1,19 +1,22 @@
 //! The end of a pod: everything that was made for it goes; its directories last, its name after them.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use killick_container::cgroup::Cgroup;
 use killick_pod::spec::Pod;
+use killick_pod_dir::PodDir;
+use killick_pod_dir::file::{Durability, read_json, write_json};
 use killick_sys::spawn::worker;
 use killick_volume::Dirs;
 
-use crate::context::Context;
+use crate::context::{Context, complain};
 use crate::message::Message;
 use crate::reap::{empty_cgroup, remove_cgroup};
 use crate::sandbox;
 use crate::state::SandboxState;
-use crate::wait::finish;
+use crate::wait;
 
 const DISK_DEADLINE: Duration = Duration::from_secs(120);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -50,14 +53,37 @@ async fn try_remove(context: &Context, pod: &Rc<Pod>, sandbox: Option<&SandboxSt
     errors.append(&mut on_disk(move || killick_volume::teardown(&dirs)).await);
     if errors.is_empty() {
         let (dir, pod) = (context.host.dir.clone(), Rc::clone(pod));
-        errors = on_disk(move || dir.remove(&pod).into_iter().map(|error| error.to_string()).collect()).await;
+        errors = on_disk(move || {
+            // The manifest is the first thing that goes: a shim that comes after a kill must still know the names.
+            let _ = write_json(&note_path(&dir), &*pod, 0o600, Durability::Volatile);
+            remove_directories(&dir, &pod)
+        })
+        .await;
     }
     errors
 }
 
+fn note_path(dir: &PodDir) -> PathBuf {
+    dir.run_dir().join("removing.json")
+}
+
+fn remove_directories(dir: &PodDir, pod: &Pod) -> Vec<String> {
+    dir.remove(pod).into_iter().map(|error| error.to_string()).collect()
+}
+
+/// A removal was cut short after the manifest had gone: the rest goes now. What cannot be removed is left to the sweep
+/// that each command makes.
+pub fn finish(dir: &PodDir) {
+    if let Ok(pod) = read_json::<Pod>(&note_path(dir)) {
+        for error in remove_directories(dir, &pod) {
+            complain(&format!("remove the pod: {error}"));
+        }
+    }
+}
+
 async fn on_disk(work: impl FnOnce() -> Vec<String>) -> Vec<String> {
     match worker(DISK_DEADLINE, move || Ok(work())) {
-        Ok(mut worker) => finish(&mut worker).await.unwrap_or_else(|error| vec![error]),
+        Ok(mut worker) => wait::finish(&mut worker).await.unwrap_or_else(|error| vec![error]),
         Err(error) => vec![error.to_string()],
     }
 }

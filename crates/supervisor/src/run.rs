@@ -58,6 +58,10 @@ pub fn run(setup: Setup) -> Result<(), String> {
 
 async fn begin(setup: Setup) -> Result<(), String> {
     let Setup { host, pause, keep, lock, ready } = setup;
+    if host.dir.is_gone() {
+        removal::finish(&host.dir);
+        return Ok(());
+    }
     let _lock = lock;
     let mut ready = ready.map(std::fs::File::from);
     let (inbox, messages) = mpsc::channel(INBOX_MAX);
