@@ -16,6 +16,8 @@ pub fn tests() -> Vec<Test> {
         test("after_a_reboot_the_next_command_starts_the_pods_again", reboot),
         test("an_apply_that_is_killed_leaves_a_whole_pod_or_none", killed_apply),
         test("a_directory_that_cannot_be_written_is_named", unwritable),
+        test("a_full_log_disk_loses_no_line_and_ends_nothing", full_log_disk),
+        test("a_damaged_state_is_begun_anew_and_ends_whole", damaged_state),
         test("execs_logs_and_restarts_leave_no_descriptor_and_no_thread", nothing_grows),
     ]
 }
@@ -244,5 +246,59 @@ fn unwritable(world: &World) -> Result<(), String> {
         );
         ensure!(output.stderr.lines().count() == 1, "{arguments:?}: {output:?}");
     }
+    Ok(())
+}
+
+/// What does not fit waits in the pipe, as the container then does; nothing is dropped and nothing spins.
+fn full_log_disk(world: &World) -> Result<(), String> {
+    let apart = Apart::new(world, "full-logs")?;
+    apart.import_busybox()?;
+    let logs = apart.directory.join("logs");
+    fs::create_dir_all(&logs).map_err(|error| error.to_string())?;
+    let path = logs.display().to_string();
+    let outcome = (|| {
+        world.shell(&format!("mount -t tmpfs -o size=64k killick-full {path}"))?;
+        let line = "i=0; while [ $i -lt 6000 ]; do echo line-$i; i=$((i+1)); done; exec sleep 600";
+        apart.ok(&["apply", "-f", "-"], Some(&world.busybox("full-logs", line, "")))?;
+        apart.wait(20, "it runs", |apart| apart.ok(&["exec", "full-logs", "--", "echo", "lives"], None).is_ok())?;
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let early = apart.ok(&["logs", "full-logs"], None)?;
+        ensure!(!early.contains("line-5999"), "64 KiB hold all of it: this proves nothing");
+        ensure!(apart.ok(&["exec", "full-logs", "--", "echo", "lives"], None).is_ok(), "exec waits for the log");
+        world.shell(&format!("mount -o remount,size=1m {path}"))?;
+        let mut log = String::new();
+        apart.wait(30, "the last line", |apart| {
+            log = apart.ok(&["logs", "full-logs"], None).unwrap_or_default();
+            log.ends_with("line-5999\n")
+        })?;
+        for (number, line) in log.lines().enumerate() {
+            ensure!(line == format!("line-{number}"), "line {number} is {line:?}");
+        }
+        ensure!(
+            apart.ok(&["get", "pods", "--no-headers"], None).is_ok_and(|row| squeezed(&row).contains("1/1 Running 0")),
+            "restarted"
+        );
+        apart.ok(&["delete", "pod", "full-logs", "--now"], None).map(drop)
+    })();
+    drop(apart);
+    world.shell(&format!("umount {path}"))?;
+    outcome
+}
+
+fn damaged_state(world: &World) -> Result<(), String> {
+    let pod = world.apply("damaged", &world.busybox("damaged", "exec sleep 600", ""))?;
+    pod.wait_running()?;
+    let directory = world.directory.join("run/pods").join(pod.uid()?);
+    let shim = pod.shim_pid()?;
+    for file in ["state.json", "status.json"] {
+        fs::write(directory.join(file), "{\"version\": 1, garbage").map_err(|error| error.to_string())?;
+    }
+    ensure!(pod.row()?[0] == "damaged", "not listed: {:?}", pod.row()?);
+    kill(Pid::from_raw(shim as i32), Signal::SIGKILL).map_err(|errno| format!("kill({shim}): {errno}"))?;
+    pod.wait(15, "it runs again", |pod| {
+        Ok(pod.shim_pid().is_ok_and(|pid| pid != shim)
+            && pod.row()?[1..3] == ["1/1".to_string(), "Running".to_string()])
+    })?;
+    ensure!(pod.shell("ps | grep -c '[s]leep 600'")?.trim() == "1", "the old container is still there");
     Ok(())
 }

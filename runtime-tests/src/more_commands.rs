@@ -311,11 +311,18 @@ fn docker_archive(world: &World) -> Result<(), String> {
     let log = world.ok(&["logs", "image-settings"])?;
     ensure!(log == "uid=101(app) gid=102(app) groups=103(extra)\n/srv/work\nyes\n", "{log:?}");
     ensure!(pod.shell("id -u")? == "101\n", "exec is the image's user too");
+    let used = world.killick(&["image", "rm", "test.local/settings:1"]);
+    ensure!(
+        used.code == 1 && used.stderr.contains("is used by pod default/image-settings"),
+        "an image in use was removed: {used:?}"
+    );
     // The image's own signal ends it at once, not after the grace period.
     let start = std::time::Instant::now();
     world.ok(&["delete", "pod", "image-settings"])?;
     ensure!(start.elapsed().as_secs() < world.patience(10), "{:?}", start.elapsed());
-    world.ok(&["image", "rm", "test.local/settings:1"]).map(drop)
+    let removed = world.ok(&["image", "rm", "test.local/settings:1"])?;
+    ensure!(removed.starts_with("Untagged: test.local/settings:1\nDeleted: sha256:"), "{removed}");
+    Ok(())
 }
 
 fn unknown_user(world: &World) -> Result<(), String> {

@@ -37,9 +37,12 @@ fn sidecar(world: &World) -> Result<(), String> {
 }
 
 fn deadline(world: &World) -> Result<(), String> {
-    let yaml =
-        world.busybox("deadline", "exec sleep 600", "").replace("spec:\n", "spec:\n  activeDeadlineSeconds: 3\n");
+    let seconds = world.patience(4);
+    let yaml = world
+        .busybox("deadline", "exec sleep 600", "")
+        .replace("spec:\n", &format!("spec:\n  activeDeadlineSeconds: {seconds}\n"));
     let pod = world.apply("deadline", &yaml)?;
+    pod.wait_running()?;
     pod.wait(20, "Failed", |pod| Ok(pod.value("/status/phase")? == "Failed"))?;
     ensure!(pod.value("/status/reason")? == "DeadlineExceeded", "{}", pod.value("/status")?);
     ensure!(

@@ -310,7 +310,8 @@ struct Keep {
     exits: i32,
     exits_path: [u8; PATH_MAX],
     exits_old_path: [u8; PATH_MAX],
-    held: [Held; HELD_MAX],
+    /// Initialised up to `held_count`.
+    held: [MaybeUninit<Held>; HELD_MAX],
     held_count: usize,
     /// Pid of the running shim, 0 while it is dead.
     shim_pid: i32,
@@ -336,22 +337,21 @@ fn keep(dir: *const u8, shim: *const u8, envp: *const *const u8) -> ! {
     if signals < 0 {
         fail(b"keep: signalfd failed\n");
     }
-    let mut keep = MaybeUninit::<Keep>::uninit();
-    let keep = keep.as_mut_ptr();
-    // SAFETY: every field but the table, whose entries are written before `held_count` covers them, is written here;
-    // writing the whole value would touch pages that are never used.
-    let keep = unsafe {
-        addr_of_mut!((*keep).shim).write(shim);
-        addr_of_mut!((*keep).dir).write(dir);
-        addr_of_mut!((*keep).envp).write(envp);
-        addr_of_mut!((*keep).signals).write(signals as i32);
-        addr_of_mut!((*keep).exits).write(-1);
-        addr_of_mut!((*keep).held_count).write(0);
-        addr_of_mut!((*keep).shim_pid).write(0);
-        addr_of_mut!((*keep).socket).write(-1);
-        addr_of_mut!((*keep).greeted).write(false);
-        addr_of_mut!((*keep).waited_for).write(true);
-        &mut *keep
+    let mut keep = Keep {
+        shim,
+        dir,
+        envp,
+        signals: signals as i32,
+        exits: -1,
+        exits_path: [0; PATH_MAX],
+        exits_old_path: [0; PATH_MAX],
+        // Not written before it is used: pages that were never touched cost nothing.
+        held: [const { MaybeUninit::uninit() }; HELD_MAX],
+        held_count: 0,
+        shim_pid: 0,
+        socket: -1,
+        greeted: false,
+        waited_for: true,
     };
     if !join(&mut keep.exits_path, dir, b"/exits\0") || !join(&mut keep.exits_old_path, dir, b"/exits.old\0") {
         fail(b"keep: the pod directory's path is too long\n");
@@ -551,12 +551,12 @@ impl Keep {
                 }
             }
             DROP => self.drop_key(message.key),
-            GET => match self.held.get(message.key as usize) {
-                Some(held) if (message.key as usize) < self.held_count => {
+            GET => match self.held_at(message.key as usize) {
+                Some(held) => {
                     reply.key = held.key;
                     reply_fd = held.fd;
                 }
-                _ => reply.word = REFUSED,
+                None => reply.word = REFUSED,
             },
             _ => reply.word = REFUSED,
         }
@@ -571,22 +571,28 @@ impl Keep {
             return false;
         }
         self.drop_key(key);
-        if self.held_count == HELD_MAX {
-            return false;
-        }
-        self.held[self.held_count] = Held { key, fd };
+        let Some(place) = self.held.get_mut(self.held_count) else { return false };
+        place.write(Held { key, fd });
         self.held_count += 1;
         true
     }
 
+    fn held_at(&self, index: usize) -> Option<Held> {
+        let place = self.held.get(index).filter(|_| index < self.held_count)?;
+        // SAFETY: places below `held_count` are written.
+        Some(unsafe { place.assume_init() })
+    }
+
     fn drop_key(&mut self, key: u64) {
         for index in 0..self.held_count {
-            if self.held[index].key == key {
-                close(self.held[index].fd);
-                self.held_count -= 1;
-                self.held[index] = self.held[self.held_count];
-                return;
+            let Some(held) = self.held_at(index).filter(|held| held.key == key) else { continue };
+            close(held.fd);
+            self.held_count -= 1;
+            // The last one takes its place.
+            if let (Some(last), Some(place)) = (self.held.get(self.held_count).copied(), self.held.get_mut(index)) {
+                *place = last;
             }
+            return;
         }
     }
 }
@@ -857,7 +863,9 @@ unsafe extern "C" fn memset(to: *mut u8, byte: i32, length: usize) -> *mut u8 {
 unsafe extern "C" fn memcmp(one: *const u8, two: *const u8, length: usize) -> i32 {
     for index in 0..length {
         // SAFETY: the caller's contract: both ranges are `length` long.
-        let (a, b) = unsafe { (one.add(index).read_volatile(), two.add(index).read_volatile()) };
+        let a = unsafe { one.add(index).read_volatile() };
+        // SAFETY: as above.
+        let b = unsafe { two.add(index).read_volatile() };
         if a != b {
             return a as i32 - b as i32;
         }

@@ -119,14 +119,15 @@ impl PodDir {
         let holder = read_name(&self.roots, &link);
         match holder {
             Some(holder) if holder.uid == self.uid => return Ok(()),
-            Some(holder) if holder.exists() => {
+            Some(holder) if holder.exists() && !holder.is_gone() => {
                 return Err(Error::NameTaken {
                     namespace: kube_namespace.to_owned(),
                     name: name.to_owned(),
                     uid: holder.uid,
                 });
             }
-            // A name without a pod: its removal was cut short, or somebody else put something here.
+            // A name without a pod: its removal was cut short or is at its last steps (whoever removes gives back only a
+            // name that is its own), or somebody else put something here.
             _ => {}
         }
         fs::remove_file(&link).map_err(Error::io("remove", &link))?;
@@ -544,6 +545,18 @@ mod tests {
         assert_eq!(first.remove(&pod(UID, "web")).len(), 0);
         assert_eq!(PodDir::find(&roots, "default", "web"), None);
         PodDir::create(&roots, &pod(OTHER, "web")).unwrap();
+    }
+
+    #[test]
+    fn a_pod_that_is_not_to_be_found_any_more_holds_no_name() {
+        let scratch = tempfile::tempdir().unwrap();
+        let roots = roots(&scratch);
+        let first = PodDir::create(&roots, &pod(UID, "web")).unwrap();
+        // In the midst of its removal: the manifest is gone, the rest and the name are not.
+        fs::remove_dir_all(first.data_dir()).unwrap();
+        let second = PodDir::create(&roots, &pod(OTHER, "web")).unwrap();
+        assert_eq!(first.remove(&pod(UID, "web")).len(), 0);
+        assert_eq!(PodDir::find(&roots, "default", "web"), Some(second));
     }
 
     #[test]

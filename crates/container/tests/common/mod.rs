@@ -33,14 +33,30 @@ pub fn isolated(test: impl FnOnce()) {
         killick_sys::mount::change(Path::new("/"), libc::MS_REC | libc::MS_PRIVATE).expect("private mounts");
         std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
         let before = mounts();
-        test();
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)) {
+            end_children();
+            std::panic::resume_unwind(panic);
+        }
         let left = children();
         assert!(left.is_empty(), "processes left: {left:?}");
-        assert_eq!(mounts(), before, "mounts left");
+        assert_eq!(mounts_since(&before), Vec::<String>::new(), "mounts left");
         Ok(())
     })
     .unwrap();
     worker.wait().unwrap();
+}
+
+/// Of a test that failed: sandboxes do not end by themselves.
+fn end_children() {
+    while let Some(pid) = children().first().and_then(|pid| pid.parse().ok()) {
+        let process = PidFd::open(pid).unwrap();
+        end(&process);
+    }
+}
+
+/// What is mounted now and was not. (What others unmount, by removing a directory, goes here too.)
+pub fn mounts_since(before: &str) -> Vec<String> {
+    mounts().lines().filter(|line| !before.lines().any(|other| other == *line)).map(str::to_owned).collect()
 }
 
 pub fn mounts() -> String {
