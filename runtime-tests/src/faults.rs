@@ -18,6 +18,8 @@ pub fn tests() -> Vec<Test> {
         test("a_directory_that_cannot_be_written_is_named", unwritable),
         test("a_full_log_disk_loses_no_line_and_ends_nothing", full_log_disk),
         test("a_damaged_state_is_begun_anew_and_ends_whole", damaged_state),
+        test("when_keep_dies_the_pod_goes_on_and_says_so", keep_dies),
+        test("the_callers_environment_and_limits_do_not_reach_a_container", environment),
         test("execs_logs_and_restarts_leave_no_descriptor_and_no_thread", nothing_grows),
     ]
 }
@@ -300,5 +302,46 @@ fn damaged_state(world: &World) -> Result<(), String> {
             && pod.row()?[1..3] == ["1/1".to_string(), "Running".to_string()])
     })?;
     ensure!(pod.shell("ps | grep -c '[s]leep 600'")?.trim() == "1", "the old container is still there");
+    Ok(())
+}
+
+fn keep_dies(world: &World) -> Result<(), String> {
+    let pod = world.apply(
+        "keep-dies",
+        &world.busybox(
+            "keep-dies",
+            "exec sleep 600",
+            "readinessProbe: {exec: {command: [\"true\"]}, periodSeconds: 1}",
+        ),
+    )?;
+    pod.wait(15, "ready", |pod| pod.ready())?;
+    let (keep, shim) = (pod.keep_pid()?, pod.shim_pid()?);
+    kill(Pid::from_raw(keep as i32), Signal::SIGKILL).map_err(|errno| format!("kill({keep}): {errno}"))?;
+    pod.wait_event(5, "Warning KeepLost")?;
+    ensure!(pod.shell("echo lives")? == "lives\n" && pod.shim_pid()? == shim, "the pod did not go on");
+    ensure!(pod.restarts()? == 0 && pod.ready()?, "{:?}", pod.row()?);
+    let deleted = world.killick(&["delete", "pod", "keep-dies", "--now"]);
+    ensure!(deleted.code == 0 && deleted.stderr.is_empty(), "{deleted:?}");
+    Ok(())
+}
+
+fn environment(world: &World) -> Result<(), String> {
+    let file = world.directory.join("callers.yaml");
+    fs::write(&file, world.busybox("callers", "env; exec sleep 600", "")).map_err(|error| error.to_string())?;
+    let pod = Pod { world, name: "callers".into() };
+    let mut apply = world.command(&["apply", "-f", &file.display().to_string()]);
+    let output = crate::world::run(apply.env("FROM_CALLER", "leaked"), None);
+    ensure!(output.code == 0, "{output:?}");
+    pod.wait_running()?;
+    let mut exec = world.command(&["exec", "-q", "callers", "--", "env"]);
+    let output = crate::world::run(exec.env("FROM_CALLER", "leaked"), None);
+    ensure!(output.code == 0 && output.stdout.contains("HOSTNAME=callers\n"), "{output:?}");
+    for (what, text) in [("exec", output.stdout), ("log", world.ok(&["logs", "callers"])?)] {
+        ensure!(!text.contains("FROM_CALLER") && !text.contains("KILLICK_"), "{what}:\n{text}");
+    }
+    // The shim raises its own limit of descriptors; its children have what the caller had.
+    let inside = pod.shell("ulimit -n; ulimit -Hn")?;
+    let outside = world.shell("ulimit -n; ulimit -Hn")?;
+    ensure!(inside == outside, "limits {inside:?} inside, {outside:?} outside");
     Ok(())
 }
