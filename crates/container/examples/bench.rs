@@ -1,4 +1,5 @@
-//! What one operation costs in process, beside runc's and crun's commands doing the same work in the same run.
+//! What one operation costs in process, beside the same work done by runc's, crun's and our own command line in the
+//! same run.
 //!
 //! `bench exec|start DIR [ROUNDS]`: DIR holds `true` and `pause` (static programs); a table is printed and the raw
 //! rounds are written to `DIR/<operation>.tsv`. Run by `scripts/bench`, which makes DIR and moves us to a cgroup.
@@ -134,7 +135,7 @@ fn main() {
     let filter =
         seccomp::compile(spec.linux().as_ref().unwrap().seccomp().as_ref().unwrap(), &seccomp::Kernel::detect())
             .unwrap();
-    let peers = ["runc", "crun"].into_iter().filter(|peer| works(peer)).collect();
+    let peers = ["runc", "crun", "killick-oci"].into_iter().filter(|peer| works(peer)).collect();
     let mut bench = Bench { directory, facts, layout, sandbox, spec, filter, peers, serial: 0 };
     match operation {
         "exec" => bench.exec(rounds),
@@ -361,7 +362,7 @@ fn report(operation: &str, directory: &Path, samples: &[Sample]) {
                 .collect()
         };
         let ours = of("killick");
-        for variant in ["limit", "killick", "runc", "crun"] {
+        for variant in ["limit", "killick", "killick-oci", "runc", "crun"] {
             let theirs = of(variant);
             if theirs.is_empty() {
                 continue;
