@@ -8,7 +8,7 @@ use killick_pod::event::{Attempt, Event, Hook, Outcome, Record};
 use killick_pod::spec::{Container, Handler, Pod, Probe, ProbeKind};
 use killick_pod_dir::record::{self, ProbeRecord};
 use killick_pod_dir::timestamp;
-use killick_prober::{InContainer, Lateness, Place, STARVED_RUN_MAX};
+use killick_prober::{InContainer, Lateness, Place, Probed, STARVED_RUN_MAX};
 
 use crate::clock;
 use crate::context::Context;
@@ -43,13 +43,13 @@ pub async fn probe(
     let timeout = Duration::from_secs(probe.timeout_seconds.max(1) as u64);
     let started = Instant::now();
     let late_tick = Lateness { timer: late, runnable: Duration::ZERO };
-    let (outcome, slowest) = match late_tick.spoils(timeout) && spoiled.get() < STARVED_RUN_MAX {
+    let (probed, slowest) = match late_tick.spoils(timeout) && spoiled.get() < STARVED_RUN_MAX {
         // Nothing was tried: whatever it found would not be about the time that it was to be found at.
-        true => (Outcome::Failure("the probe was not made in its time".to_owned()), late),
+        true => (Outcome::Failure("the probe was not made in its time".to_owned()).into(), late),
         false => once(&context, &target, &probe, timeout).await,
     };
-    let lateness = Lateness { timer: late.max(slowest), runnable: Duration::ZERO };
-    let (outcome, count) = lateness.judge(outcome, timeout, spoiled.get());
+    let lateness = Lateness { timer: late.max(slowest), runnable: probed.waited_runnable };
+    let (outcome, count) = lateness.judge(probed.outcome, timeout, spoiled.get());
     if count > spoiled.get()
         && let Outcome::Unknown(text) = &outcome
     {
@@ -63,21 +63,21 @@ pub async fn probe(
     collect(&target.live).await;
 }
 
-/// The outcome, and how much too late the loop's own timers ran meanwhile.
-async fn once(context: &Rc<Context>, target: &Target, probe: &Probe, timeout: Duration) -> (Outcome, Duration) {
+/// What was found, and how much too late the loop's own timers ran meanwhile.
+async fn once(context: &Rc<Context>, target: &Target, probe: &Probe, timeout: Duration) -> (Probed, Duration) {
     let mut slowest = Duration::ZERO;
     let run = run_probe(context, target, &probe.handler, timeout);
     tokio::pin!(run);
     loop {
         let asleep = Instant::now();
         tokio::select! {
-            outcome = &mut run => return (outcome, slowest),
+            probed = &mut run => return (probed, slowest),
             () = tokio::time::sleep(PACE) => slowest = slowest.max(asleep.elapsed().saturating_sub(PACE)),
         }
     }
 }
 
-async fn run_probe(context: &Rc<Context>, target: &Target, handler: &Handler, timeout: Duration) -> Outcome {
+async fn run_probe(context: &Rc<Context>, target: &Target, handler: &Handler, timeout: Duration) -> Probed {
     let (facts, live) = (&context.host.facts, &target.live);
     let launcher = InContainer { facts, container: &live.container, execs: &live.execs };
     let place = Place {
@@ -88,7 +88,7 @@ async fn run_probe(context: &Rc<Context>, target: &Target, handler: &Handler, ti
         resolv_conf: &target.sandbox.resolv_conf,
         launcher: &launcher,
     };
-    killick_prober::probe(handler, place, timeout).await
+    killick_prober::probe_measured(handler, place, timeout).await
 }
 
 fn write_down(

@@ -182,13 +182,7 @@ async fn try_start(context: &Rc<Context>, request: &Start) -> Result<(), StartFa
         return Err(run_failure(&error));
     }
     let born = created.into_container().map_err(launch_failed)?;
-    let live = Rc::new(Live {
-        attempt: *attempt,
-        container: born,
-        execs: Execs::new(cgroup.leaf_pool()),
-        cgroup,
-        stop_signal,
-    });
+    let live = Rc::new(Live { attempt: *attempt, container: born, execs: Execs::of(&cgroup), cgroup, stop_signal });
     context.tell(Message::Started { live: Rc::clone(&live), image_id: image.id }).await;
     let farewell = Farewell {
         attempt: *attempt,

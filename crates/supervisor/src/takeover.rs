@@ -101,7 +101,7 @@ pub async fn find_container(
             let live = Rc::new(Live {
                 attempt: state.attempt,
                 container: process,
-                execs: Execs::new(state.cgroup.leaf_pool()),
+                execs: Execs::of(&state.cgroup),
                 cgroup: state.cgroup,
                 stop_signal: state.stop_signal,
             });

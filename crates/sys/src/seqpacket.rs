@@ -68,6 +68,13 @@ pub fn send(connection: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
 
 /// Takes one message. `len` 0 without descriptors: the other side has gone.
 pub fn receive(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let received = receive_once(connection, buffer)?;
+    // Linux looks at the queue first and at the shutdown after: a message sent just before the close can still be there
+    // when an end has been told (as in `fd::receive_message`).
+    if received.len == 0 && received.fds.is_empty() { receive_once(connection, buffer) } else { Ok(received) }
+}
+
+fn receive_once(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     let mut control = nix::cmsg_space!([RawFd; FDS_MAX]);
     let mut slices = [IoSliceMut::new(buffer)];
     let message = recvmsg::<()>(connection.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
