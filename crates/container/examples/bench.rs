@@ -292,11 +292,19 @@ impl Bench {
             let warm_up = if gap_ms == 0 { 5 } else { 2 };
             for round in 0..rounds + warm_up {
                 let mut taken = Vec::new();
-                let mut order: Vec<&str> = std::iter::once("killick").chain(self.peers.iter().copied()).collect();
+                let mut order: Vec<&str> = ["limit", "killick"].into_iter().chain(self.peers.iter().copied()).collect();
                 let shift = round % order.len();
                 order.rotate_left(shift);
                 for variant in order {
-                    if variant == "killick" {
+                    if variant == "limit" {
+                        // A process and its end, without anything that makes it a container.
+                        let program = self.directory.join("pause");
+                        measure(variant, gap_ms, &mut taken, || {
+                            let mut child = Command::new(&program).stdin(Streams::null()).spawn().unwrap();
+                            child.kill().unwrap();
+                            child.wait().unwrap();
+                        });
+                    } else if variant == "killick" {
                         measure(variant, gap_ms, &mut taken, || {
                             let cgroup = self.cgroup();
                             let container = self.container(&cgroup);
@@ -346,9 +354,9 @@ fn report(operation: &str, directory: &Path, samples: &[Sample]) {
     }
     fs::write(directory.join(format!("{operation}.tsv")), raw).unwrap();
     println!(
-        "| {operation} | gap ms | n | min ms | p50 ms | p90 ms | p99 ms | CPU p50 ms | killick/this, wall | killick/this, CPU |"
+        "| {operation} | gap ms | n | min ms | p50 ms | p90 ms | p95 ms | p99 ms | mean ms | CPU p50 ms | killick/this, wall | killick/this, CPU |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     let mut gaps: Vec<u64> = samples.iter().map(|sample| sample.gap_ms).collect();
     gaps.dedup();
     gaps.sort_unstable();
@@ -381,12 +389,14 @@ fn report(operation: &str, directory: &Path, samples: &[Sample]) {
                 )
             };
             println!(
-                "| {variant} | {gap} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} | {:.3} |",
+                "| {variant} | {gap} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} | {:.3} |",
                 wall.len(),
                 wall[0],
                 percentile(&wall, 0.5),
                 percentile(&wall, 0.9),
+                percentile(&wall, 0.95),
                 percentile(&wall, 0.99),
+                wall.iter().sum::<f64>() / wall.len() as f64,
                 percentile(&cpu, 0.5),
                 ratio(|pair| pair.0),
                 ratio(|pair| pair.1)

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use killick_pod::quantity::Quantity;
 use killick_pod::spec::{
-    Container, ContainerPort, EnvVar, Handler, Pod, Port, Probe, Scheme, SeccompKind, SeccompProfile,
+    Container, ContainerPort, EnvVar, Handler, Pod, Port, Probe, ResourceFieldRef, Scheme, SeccompKind, SeccompProfile,
 };
 
 use super::{Lines, or_empty};
@@ -148,7 +149,7 @@ fn variable_lines(lines: &mut Lines<'_>, pod: &Pod, container: &Container, varia
         let version = if field.api_version.is_empty() { "v1" } else { &field.api_version };
         lines.field(3, name, format_args!("{value} ({version}:{})", field.field_path));
     } else if let Some(resource) = &source.resource_field_ref {
-        let value = resource_value(container, &resource.resource);
+        let value = resource_value(container, resource);
         lines.field(3, name, format_args!("{value} ({})", resource.resource));
     } else if let Some(key) = &source.secret_key_ref {
         let optional = key.optional.unwrap_or_default();
@@ -177,15 +178,48 @@ fn metadata_field(pod: &Pod, path: &str) -> String {
     }
 }
 
-fn resource_value(container: &Container, resource: &str) -> String {
+/// As the container sees it: rounded up to the divisor.
+fn resource_value(container: &Container, reference: &ResourceFieldRef) -> String {
+    let resource = reference.resource.as_str();
     let value = match resource.split_once('.') {
-        Some(("limits", name)) => container.resources.limits.get(name),
-        Some(("requests", name)) => container.resources.requests.get(name),
+        Some(("limits", name)) => container.resources.limit(name),
+        Some(("requests", name)) => container.resources.request(name),
         _ => None,
     };
+    let divisor = reference.divisor.as_deref().and_then(|text| Quantity::parse(text).ok()).unwrap_or(Quantity::ZERO);
     match value {
-        Some(value) => value.clone(),
+        Some(value) => value.div_ceil(&divisor).to_string(),
         None if matches!(resource, "limits.cpu" | "limits.memory") => "node allocatable".to_owned(),
         None => "0".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_is_shown_as_the_variable_has_it() {
+        let check = |limit: &str, resource: &str, divisor: Option<&str>, expected: &str| {
+            let (kind, name) = resource.split_once('.').unwrap();
+            let container: Container = serde_json::from_value(serde_json::json!({
+                "name": "c", "image": "i", "imagePullPolicy": "Never",
+                "resources": {kind: {name: limit}},
+                "terminationMessagePath": "/t", "terminationMessagePolicy": "File",
+            }))
+            .unwrap();
+            let reference = ResourceFieldRef {
+                resource: resource.to_owned(),
+                divisor: divisor.map(str::to_owned),
+                ..ResourceFieldRef::default()
+            };
+            assert_eq!(resource_value(&container, &reference), expected, "{resource} {limit} {divisor:?}");
+        };
+        check("500m", "limits.cpu", None, "1");
+        check("500m", "limits.cpu", Some("1m"), "500");
+        check("64Mi", "limits.memory", Some("0"), "67108864");
+        check("64Mi", "requests.memory", Some("1Mi"), "64");
+        check("0", "limits.memory", None, "node allocatable");
+        check("0", "requests.cpu", None, "0");
     }
 }
