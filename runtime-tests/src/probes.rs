@@ -29,7 +29,7 @@ fn unknown_exec(world: &World) -> Result<(), String> {
     pod.wait(10, "ready", |pod| pod.ready())?;
     pod.wait_event(15, "Warning Unhealthy")?;
     pod.wait_event(5, "Liveness probe errored and resulted in unknown state:")?;
-    std::thread::sleep(Duration::from_secs(50));
+    std::thread::sleep(Duration::from_secs(60));
     ensure!(pod.restarts()? == 0, "Unknown restarted the container:\n{}", pod.describe()?);
     ensure!(pod.ready()?, "Unknown changed readiness");
     Ok(())
