@@ -4,7 +4,8 @@
 use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
-use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
+use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
+use crate::pid_namespace::{Birthplace, of_joined};
 use crate::process::{Gate, PlannedStdio, begin, finish, plan_stdio};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
 use crate::state::{Container, Record, Settings};
@@ -60,28 +61,40 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Starts the birth.
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
+    create_with(facts, request, |_| {})
+}
+
+/// As `create`; `change` sees the plan before it is run. For tests that make step *n* fail.
+#[doc(hidden)]
+pub fn create_with(
+    facts: &Facts,
+    request: BundleRequest<'_>,
+    change: impl FnOnce(&mut Plan),
+) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
-    let Planned { plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
+    let Planned { mut plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
+    change(&mut plan);
     let pid_namespace = match &pid {
-        Pid::Host => PidNamespace::Inherit,
         Pid::New => PidNamespace::New,
-        Pid::Joined(namespace) => PidNamespace::Inside(namespace.as_fd()),
+        Pid::Joined(namespace, ..) if !settings.born_outside => PidNamespace::Inside(namespace.as_fd()),
+        Pid::Host | Pid::Joined(..) => PidNamespace::Inherit,
     };
     let launch = launch(plan, pid_namespace, born_in)?;
-    // Those that follow the first process are seen by it.
-    settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
+    // Those that follow the first process are seen by it, and by whoever joins its namespace later.
+    settings.born_outside = !matches!(pid, Pid::Host);
     Ok(BundleBirth { id, launch, settings, rendezvous })
 }
 
 impl BundleBirth {
-    /// The first process, from its birth on.
+    /// The first process, from the gate on.
     pub fn process(&self) -> Option<&PidFd> {
         self.launch.process()
     }
 
-    /// What finds the container again, from its birth on.
+    /// What finds the container again: from its birth on, and once more at the gate, when another process may have
+    /// come into the first one's place.
     pub fn record(&self) -> Option<Record> {
-        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
+        self.launch.preparing().map(|process| Record::new(&self.id, process, &self.settings))
     }
 
     /// Blocks until the container waits at its gate. `hooks` runs the runtime's own hooks at their moment, with the
@@ -102,7 +115,7 @@ impl BundleBirth {
                 && let Some(hooks) = hooks.take()
                 && let Some(rendezvous) = self.rendezvous.take()
             {
-                let pid = self.launch.process().map_or(0, PidFd::pid);
+                let pid = self.launch.preparing().map_or(0, PidFd::pid);
                 hooks(pid).map_err(LaunchError::Unsupported)?;
                 deadline = Instant::now() + CREATE_DEADLINE;
                 match fd::send_message(rendezvous.as_fd(), killick_sys::launch::GO, &[]) {
@@ -157,7 +170,7 @@ impl BundleBirth {
 enum Pid {
     Host,
     New,
-    Joined(OwnedFd),
+    Joined(OwnedFd, PathBuf),
 }
 
 struct Planned {
@@ -185,7 +198,8 @@ fn namespaces(spec: &Spec) -> Result<Namespaces, LaunchError> {
             .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
             .transpose()?;
         match (kind, opened) {
-            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd),
+            (NamespaceKind::Pid, Some(fd)) if is_own_namespace(fd.as_fd(), kind)? => {}
+            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd, path.cloned().unwrap_or_default()),
             (NamespaceKind::Pid, None) => found.pid = Pid::New,
             (kind, Some(fd)) => found.joined.push((kind, fd)),
             (kind, None) => found.new.push(kind),
@@ -221,7 +235,12 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let (root_path, readonly) = (bundle.join(root.path()), root.readonly().unwrap_or(false));
     let Namespaces { joined, mut new, pid } = namespaces(spec)?;
     let pid_mode = if matches!(pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
-    let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
+    let birthplace = match &pid {
+        Pid::Joined(namespace, path) => of_joined(facts, namespace.as_fd(), path, spec)?,
+        Pid::Host | Pid::New => Birthplace::Inside,
+    };
+    let born = if matches!(birthplace, Birthplace::Outside { .. }) { Born::Outside } else { Born::Inside };
+    let mut settings = settings(process, UserRequest::Ids, seccomp, born, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
@@ -235,10 +254,14 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
         new.retain(|kind| *kind != NamespaceKind::Cgroup);
     }
     let mounted = absolute_sources(spec, bundle);
+    let mut shared = Shared::default();
+    if let Birthplace::Outside { procs } = birthplace {
+        shared.proc = Some(ProcOf::Made(procs.into_iter().map(|proc| plan.fd("its proc", proc)).collect()));
+    }
     let mut planner = Planner {
         plan: &mut plan,
         api,
-        shared: Shared::default(),
+        shared,
         cgroups: cgroup.dirs(),
         cgroup_namespace: facts.cgroup_namespace && has_namespace(spec, LinuxNamespaceType::Cgroup),
         sources: Vec::new(),
@@ -259,6 +282,10 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
         let each = joined.into_iter().map(|(kind, fd)| (kind, plan.fd(format!("{} namespace", kind.proc_name()), fd)));
         let each = each.collect();
         plan.push(Step::Join { target: None, kinds: Vec::new(), each });
+    }
+    if let (Born::Outside, Pid::Joined(namespace, _)) = (born, &pid) {
+        let fd = plan.fd("PID namespace", crate::process::clone_fd(namespace)?);
+        plan.push(Step::PidForChildren(fd));
     }
     let own_network = new.contains(&NamespaceKind::Network);
     plan.push(Step::Unshare(new));

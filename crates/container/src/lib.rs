@@ -27,6 +27,7 @@ mod exec;
 pub mod hooks;
 mod mounts;
 mod options;
+mod pid_namespace;
 mod process;
 mod request;
 pub mod resources;

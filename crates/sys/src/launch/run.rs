@@ -132,6 +132,7 @@ impl Child<'_> {
             | Step::TmpfsRoot { .. }
             | Step::CloneTree { .. }
             | Step::TmpfsTree { .. }
+            | Step::AdoptTree { .. }
             | Step::OpenRoot(_)
             | Step::AttachRoot(_)
             | Step::Mount(_)
