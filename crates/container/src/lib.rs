@@ -24,6 +24,7 @@ pub mod cgroup;
 pub mod devices;
 mod exec;
 pub mod hooks;
+pub mod memory_policy;
 mod mounts;
 mod options;
 mod process;

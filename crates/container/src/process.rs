@@ -31,6 +31,8 @@ pub(crate) fn begin(
             plan.push(Step::AttachGroup(fd));
         }
     }
+    // The caller's own mask is not the container's (runc does the same).
+    plan.push(Step::AllCpus);
     // While /proc is surely the host's.
     if let Some(score) = oom_score_adj {
         plan.push(Step::OomScoreAdj(score));

@@ -12,6 +12,7 @@ pub mod hook;
 pub mod launch;
 pub mod mount;
 pub mod netlink;
+pub mod numa;
 pub mod ns;
 pub mod path;
 pub mod pidfd;

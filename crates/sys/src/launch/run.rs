@@ -218,6 +218,13 @@ impl Child<'_> {
             Step::Scheduler(attr) => Ok(schedule::set_scheduler(attr)?),
             Step::IoPriority(priority) => Ok(schedule::set_io_priority(*priority)?),
             Step::Affinity(cpus) => Ok(schedule::set_affinity(cpus)?),
+            Step::AllCpus => {
+                if let Err(error) = schedule::all_cpus() {
+                    self.warn(error.to_string());
+                }
+                Ok(())
+            }
+            Step::MemoryPolicy(policy) => Ok(crate::numa::set_policy(policy)?),
             Step::SessionKeyring(name) => {
                 if let Err(error) = schedule::join_session_keyring(name) {
                     self.warn(error.to_string());
