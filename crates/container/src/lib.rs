@@ -21,6 +21,7 @@ mod birth;
 pub mod bundle;
 pub mod caps;
 pub mod cgroup;
+pub mod config;
 pub mod devices;
 mod exec;
 pub mod hooks;
@@ -33,8 +34,10 @@ pub mod resources;
 pub mod sandbox;
 mod scheduling;
 pub mod seccomp;
+pub mod signal;
 mod state;
 pub mod support;
+pub mod update;
 
 pub use birth::{Created, create, create_with, may_ptrace};
 pub use exec::{Exec, ProcessRequest, exec, exec_process};

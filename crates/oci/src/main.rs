@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod args;
-mod bundle;
 mod create;
 mod events;
 mod exec;
