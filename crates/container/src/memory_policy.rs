@@ -17,11 +17,11 @@ pub const MODES: [&str; 7] = [
 pub const FLAGS: [&str; 3] = ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
 /// The policy of a configuration, for its first process and for execs.
-pub fn of(spec: &Spec) -> Result<Option<MemoryPolicy>, LaunchError> {
+pub(crate) fn of(spec: &Spec) -> Result<Option<MemoryPolicy>, LaunchError> {
     spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref()).map(parse).transpose()
 }
 
-pub(crate) fn parse(policy: &LinuxMemoryPolicy) -> Result<MemoryPolicy, LaunchError> {
+fn parse(policy: &LinuxMemoryPolicy) -> Result<MemoryPolicy, LaunchError> {
     let (mode, nodes) = (policy.mode(), nodes(policy.nodes().as_deref().unwrap_or_default())?);
     let count = nodes.len();
     let number = match mode {

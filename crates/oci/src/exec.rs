@@ -88,21 +88,9 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     let streams = if tty { terminal(&process, detach) } else { stdio::inherit()? };
     let attach = place(&state)?.attach().map_err(|error| error.to_string())?;
     let foreground = if detach { None } else { Some(Foreground::prepare()?) };
-    let personality = match state.config.pointer("/linux/personality/domain").and_then(Value::as_str) {
-        Some("LINUX32") => Some(8),
-        Some(_) => Some(0),
-        None => None,
-    };
     let keyring = crate::create::keyring(state.no_new_keyring, &state.id);
-    let request = ProcessRequest {
-        process: &process,
-        stdio: streams,
-        attach: Some(&attach),
-        inherited: count,
-        env,
-        personality,
-        keyring,
-    };
+    let request =
+        ProcessRequest { process: &process, stdio: streams, attach: Some(&attach), inherited: count, env, keyring };
     let start = |error: killick_container::LaunchError| format!("unable to start container process: {error}");
     let mut born = exec_process(&Facts::detect(), &container, request).map_err(start)?;
     let progress = born.wait(deadline);
