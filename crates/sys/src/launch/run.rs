@@ -142,6 +142,7 @@ impl Child<'_> {
             | Step::MaskPath(_)
             | Step::RemountReadonly(_)
             | Step::PivotRoot
+            | Step::MoveRoot { .. }
             | Step::Chroot(_)
             | Step::ReadonlyRoot => rootfs::step(self, step),
 
@@ -243,8 +244,8 @@ impl Child<'_> {
     }
 
     /// What is open in the program, and the way to tell of it.
-    fn kept(&self) -> impl Iterator<Item = i32> {
-        (0..3 + self.plan.inherited).chain([self.channel.as_raw_fd()])
+    fn kept(&self) -> impl Iterator<Item = i32> + '_ {
+        (0..3).chain(self.plan.inherited.iter().copied()).chain([self.channel.as_raw_fd()])
     }
 
     /// Whether another process will go on in this one's place.
