@@ -35,12 +35,14 @@ pub struct BundleRequest<'a> {
     pub cgroup: &'a Cgroup,
     pub seccomp: Option<Filter>,
     pub stdio: Stdio,
-    /// Descriptors 3 and up that are passed on.
-    pub inherited: i32,
+    /// Descriptors that are passed on at their places.
+    pub inherited: Vec<i32>,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
     /// Name of its own session keyring.
     pub keyring: Option<String>,
+    /// The root is moved over the host's, where that is one which pivot_root refuses.
+    pub no_pivot: bool,
     /// From `killick_sys::launch::gate_listen`: where another process will start it.
     pub gate: OwnedFd,
     /// `hooks::state`.
@@ -207,7 +209,8 @@ fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
 }
 
 fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<Planned, LaunchError> {
-    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, gate, state } = request;
+    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, no_pivot, gate, state } =
+        request;
     let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
     // The specification wants a process only of start.
     let nothing = Process::default();
@@ -251,7 +254,11 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
 
     plan.extend([Step::Umask(0), Step::NewSession]);
     let linux = spec.linux().as_ref();
-    let propagation = root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
+    let wanted = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+    if no_pivot && matches!(wanted, Some("private" | "rprivate")) {
+        return Err(missing("rootfsPropagation of [r]private is not safe without pivot_root"));
+    }
+    let propagation = root_propagation(wanted)?;
     if api == Api::Detached {
         plan.push(root_tree(&root_path, &propagation));
         plan.extend(steps.outside);
@@ -306,7 +313,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
     // Before the root may become read-only.
     plan.push(Step::MakeDirectory(settings.cwd.clone()));
-    plan.push(Step::PivotRoot);
+    plan.push(if no_pivot { Step::MoveRoot { attached: api == Api::Detached } } else { Step::PivotRoot });
     if readonly {
         plan.push(Step::ReadonlyRoot);
     }

@@ -38,7 +38,7 @@ pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> R
         no_new_privileges: no_new_privileges.unwrap_or(first.no_new_privileges),
         ..first.clone()
     };
-    let how = How { inherited: 0, more: Vec::new() };
+    let how = How { inherited: Vec::new(), more: Vec::new() };
     start(facts, container, settings, args, stdio, attach, how)
 }
 
@@ -48,8 +48,8 @@ pub struct ProcessRequest<'a> {
     pub process: &'a Process,
     pub stdio: Stdio,
     pub attach: Option<&'a Attach>,
-    /// Descriptors 3 and up that are passed on.
-    pub inherited: i32,
+    /// Descriptors that are passed on at their places.
+    pub inherited: Vec<i32>,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
     /// Name of the container's session keyring.
@@ -82,7 +82,7 @@ pub fn exec_process(facts: &Facts, container: &Container, request: ProcessReques
 
 /// What only a whole process has.
 struct How {
-    inherited: i32,
+    inherited: Vec<i32>,
     more: Vec<Step>,
 }
 

@@ -48,4 +48,5 @@ pub use exec::{Exec, ProcessRequest, exec, exec_process};
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;
+pub use scheduling::cpu_mask;
 pub use state::{Container, Record, reopen};

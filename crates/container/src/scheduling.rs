@@ -73,6 +73,11 @@ fn attributes(scheduler: &Scheduler) -> Result<SchedAttr, LaunchError> {
     Ok(SchedAttr { policy, flags: flags.fold(0, |all, flag| all | flag), nice, priority, runtime, deadline, period })
 }
 
+/// The first 64 CPUs of such a list as bits: for a log line.
+pub fn cpu_mask(list: &str) -> Result<u64, LaunchError> {
+    Ok(cpus(list)?.into_iter().filter(|cpu| *cpu < 64).fold(0, |mask, cpu| mask | 1 << cpu))
+}
+
 /// `0-3,7`
 fn cpus(list: &str) -> Result<Vec<usize>, LaunchError> {
     numbers(list, CPUS_MAX).ok_or_else(|| invalid(format!("execCPUAffinity: {list:?} is no list of cpus")))

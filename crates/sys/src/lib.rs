@@ -16,6 +16,7 @@ pub mod ns;
 pub mod numa;
 pub mod path;
 pub mod pidfd;
+pub mod procfs;
 pub mod program;
 pub mod schedule;
 pub mod seccomp;

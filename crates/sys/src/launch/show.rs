@@ -126,6 +126,8 @@ impl fmt::Display for Shown<'_> {
             Step::ReadonlyPath(path) => write!(f, "readonly root{}", path.display()),
             Step::MaskPath(path) => write!(f, "mask root{}", path.display()),
             Step::RemountReadonly(path) => write!(f, "remount root{} MS_RDONLY", path.display()),
+            Step::MoveRoot { attached: true } => write!(f, "chroot(root)"),
+            Step::MoveRoot { attached: false } => write!(f, "mount(root, /, MS_MOVE) chroot(root)"),
             Step::PivotRoot => write!(f, "pivot_root(root, .)"),
             Step::Chroot(path) => write!(f, "chroot({})", path.display()),
             Step::ReadonlyRoot => write!(f, "remount / MS_RDONLY"),
