@@ -223,7 +223,7 @@ fn size(plan: &Plan) -> usize {
         _ => 0,
     };
     // A step becomes few acts; only the gaps between descriptors and ambient capabilities are more.
-    let acts = plan.steps.len() * 4 + plan.fds.len() * 2 + 80 + signal::SIGNAL_MAX as usize;
+    let acts = plan.steps.len() * 4 + (plan.fds.len() + plan.inherited.len()) * 2 + 80 + signal::SIGNAL_MAX as usize;
     plan.steps.iter().map(|step| of(step) + FOR_EACH).sum::<usize>() + acts * (size_of::<Op>() + 32) + 4096
 }
 
@@ -421,7 +421,7 @@ impl<'a> Layout<'a> {
     }
 
     fn close(&mut self, keep_plan: bool) {
-        let stays = (0..3 + self.plan.inherited).chain([self.channel]);
+        let stays = (0..3).chain(self.plan.inherited.iter().copied()).chain([self.channel]);
         let plan = self.plan.fds.iter().filter(|_| keep_plan).map(|(_, fd)| fd.as_raw_fd());
         for (first, last) in fd::gaps(stays.chain(plan)) {
             let args = [first as usize, last as usize, 0, 0, 0];
