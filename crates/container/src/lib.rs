@@ -34,6 +34,7 @@ mod scheduling;
 pub mod seccomp;
 mod state;
 pub mod support;
+pub mod systemd;
 
 pub use birth::{Created, create, create_with, may_ptrace};
 pub use exec::{Exec, ProcessRequest, exec, exec_process};
