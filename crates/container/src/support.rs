@@ -160,7 +160,7 @@ fn label(value: &Value, path: &[&str], warnings: &mut Vec<String>) -> Result<(),
 }
 
 /// A null is an absent property.
-fn remove_nulls(value: &mut Value) {
+pub(crate) fn remove_nulls(value: &mut Value) {
     match value {
         Value::Object(object) => {
             object.retain(|_, value| !value.is_null());

@@ -1,7 +1,6 @@
 //! create and run: a bundle becomes a container that waits at its gate, with everything undone when a part of it fails.
 
 use crate::args::{Command, Flag, HELP, Parsed};
-use crate::bundle::Bundle;
 use crate::foreground::Foreground;
 use crate::lifecycle::{self, Ready};
 use crate::notify;
@@ -10,13 +9,14 @@ use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
 use killick_container::bundle::{self as birth, BundleBirth, BundleRequest};
 use killick_container::cgroup::{Cgroup, Layout};
+use killick_container::config::{Bundle, has_own_pid_namespace};
 use killick_container::hooks::{self, Kind};
 use killick_container::seccomp::cache::compile_cached;
 use killick_container::seccomp::{Filter, Kernel};
 use killick_container::{Container, Stdio};
 use killick_sys::facts::Facts;
 use killick_sys::launch::gate_listen;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::Spec;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -206,12 +206,9 @@ fn runtime_hooks(
     bundle: &Path,
     pid: i32,
 ) -> Result<(), String> {
-    for kind in [Kind::Prestart, Kind::CreateRuntime] {
-        if let Some(hooks) = hooks::of(kind, spec, state, &environment(), Some(bundle.to_owned())) {
-            hooks.run(Some(pid))?;
-        }
-    }
-    Ok(())
+    let run = |kind| hooks::run(kind, spec, state, &environment(), bundle, Some(pid));
+    run(Kind::Prestart)?;
+    run(Kind::CreateRuntime)
 }
 
 /// Our own, for hooks that name none.
@@ -238,14 +235,6 @@ fn seccomp(context: &Context, spec: &Spec) -> Result<Option<Filter>, String> {
     let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     let compiled = compile_cached(&directory, profile, &Kernel::detect());
     compiled.map(Some).map_err(|error| error.to_string())
-}
-
-fn has_own_pid_namespace(spec: &Spec) -> bool {
-    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    listed.into_iter().flatten().any(|namespace| {
-        let joined = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-        namespace.typ() == LinuxNamespaceType::Pid && !joined
-    })
 }
 
 /// The cgroup of a container without a state yet.

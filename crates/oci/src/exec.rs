@@ -1,12 +1,12 @@
 //! exec: one more process in a container that lives.
 
 use crate::args::{Command, Flag, HELP, Parsed};
-use crate::bundle::read_json;
 use crate::foreground::{Foreground, absolute, window};
 use crate::state::{State, Status};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
 use killick_container::cgroup::Cgroup;
+use killick_container::config::read_json;
 use killick_container::{ProcessRequest, Progress, Stdio, exec_process};
 use killick_sys::facts::Facts;
 use oci_spec::runtime::Process;

@@ -1,6 +1,7 @@
 //! The log as runc writes it: to a file that the caller reads, and the plain message to standard error. Nothing is
 //! printed where all is well: standard error is the container's too.
 
+pub use killick_sys::error::plain;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 
@@ -60,13 +61,5 @@ impl Log {
             Some(file) => (&mut &*file).write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
-    }
-}
-
-/// `no such file or directory`: the words that podman and docker look for, without Rust's "(os error 2)".
-pub fn plain(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(raw) => nix::errno::Errno::from_raw(raw).desc().to_lowercase(),
-        None => error.to_string(),
     }
 }
