@@ -1,13 +1,13 @@
 //! A container is born: the configuration becomes a plan, the plan a child that waits at its gate.
 
 use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
-use crate::process::{self, Gate, PlannedStdio, begin, finish, plan_stdio};
+use crate::process::{self, Begun, Gate, PlannedStdio, begin_first, finish, let_in, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
 use crate::state::{Container, Record, SavedUser, Settings};
 use killick_sys::caps::{CapSet, CapSets, supported};
 use killick_sys::facts::Facts;
 use killick_sys::launch::{
-    Fd, Ids, Launch, LaunchError, Overlay, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch,
+    Ids, Launch, LaunchError, Overlay, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch,
 };
 use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
@@ -23,6 +23,7 @@ pub struct Created {
     id: String,
     launch: Launch,
     settings: Settings,
+    placing: Option<OwnedFd>,
 }
 
 /// Starts the birth; nothing here waits for a disk.
@@ -55,7 +56,8 @@ pub fn create_with(
         (PidMode::Sandbox, Ptrace::Possible) => Born::Outside,
     };
     let pid_mode = request.join.pid;
-    let Planned { mut plan, mut settings, born_in } = plan(facts, request, born, sandbox_pid.as_ref())?;
+    let Planned { mut plan, mut settings, begun: Begun { born_in, placing } } =
+        plan(facts, request, born, sandbox_pid.as_ref())?;
     change(&mut plan);
     let pid = match (pid_mode, born, &sandbox_pid) {
         (PidMode::Own, _, _) => PidNamespace::New,
@@ -67,7 +69,7 @@ pub fn create_with(
         // Its first process was alone at birth; those that follow are not.
         settings.born_outside = may_ptrace(&settings.capabilities);
     }
-    Ok(Created { id, launch, settings })
+    Ok(Created { id, launch, settings, placing })
 }
 
 /// Where a child is while it still has the caller's rights.
@@ -85,6 +87,16 @@ pub fn may_ptrace(sets: &CapSets) -> bool {
 }
 
 impl Created {
+    /// The process that waits at its first gate until systemd has it (`Cgroup::start_unit`), if its cgroup is a scope.
+    pub fn unplaced(&self) -> Option<i32> {
+        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+    }
+
+    /// systemd has it: it goes on.
+    pub fn placed(&mut self) -> Result<(), LaunchError> {
+        let_in(&mut self.placing)
+    }
+
     /// Readable when `progress` has something new.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.launch.channel()
@@ -139,7 +151,7 @@ impl Created {
     /// The container, from AtGate on: with it goes the duty to wait for its end. A failed birth gives the error.
     pub fn into_container(self) -> Result<Container, LaunchError> {
         let settings = self.settings_found();
-        let Created { id, launch, settings: _ } = self;
+        let Created { id, launch, settings: _, placing: _ } = self;
         match launch.into_process() {
             Some(process) => Ok(Container { id, process, settings }),
             None => Err(LaunchError::NotRunning),
@@ -150,7 +162,7 @@ impl Created {
 struct Planned {
     plan: Plan,
     settings: Settings,
-    born_in: Option<Fd>,
+    begun: Begun,
 }
 
 fn plan(
@@ -177,8 +189,7 @@ fn plan(
     }
 
     let mut plan = Plan::new();
-    let attach = cgroup.map(|cgroup| cgroup.attach()).transpose().map_err(cgroup_error)?;
-    let born_in = begin(&mut plan, attach.as_ref(), settings.oom_score_adj)?;
+    let begun = begin_first(&mut plan, cgroup, settings.oom_score_adj)?;
     let stdio = plan_stdio(&mut plan, stdio);
     let cgroup_namespace = facts.cgroup_namespace && has_namespace(spec, LinuxNamespaceType::Cgroup);
     let shared = shared(&join, api, born);
@@ -238,7 +249,7 @@ fn plan(
         plan.push(Step::ReadonlyRoot);
     }
     finish(&mut plan, &settings, &stdio, Gate::Wait, args);
-    Ok(Planned { plan, settings, born_in })
+    Ok(Planned { plan, settings, begun })
 }
 
 pub(crate) fn cgroup_error(error: crate::cgroup::CgroupError) -> LaunchError {

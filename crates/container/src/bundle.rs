@@ -1,11 +1,11 @@
 //! An OCI bundle as it is: a container with namespaces of its own or joined by path, without a sandbox, made by one
 //! command and started by another. The same steps as `birth`'s, in the order of oci.md §3.
 
-use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
+use crate::birth::{Born, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
 use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
-use crate::process::{Gate, PlannedStdio, begin, finish, plan_stdio};
+use crate::process::{Begun, Gate, PlannedStdio, begin_first, finish, let_in, plan_stdio};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
 use crate::state::{Container, Record, Settings};
 use killick_sys::error::{Context, Error};
@@ -52,6 +52,7 @@ pub struct BundleBirth {
     id: String,
     launch: Launch,
     settings: Settings,
+    placing: Option<OwnedFd>,
     rendezvous: Option<OwnedFd>,
 }
 
@@ -61,7 +62,7 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 /// Starts the birth.
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
-    let Planned { plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
+    let Planned { plan, mut settings, born_in, placing, pid, rendezvous } = plan(facts, request)?;
     let pid_namespace = match &pid {
         Pid::Host => PidNamespace::Inherit,
         Pid::New => PidNamespace::New,
@@ -70,10 +71,20 @@ pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, 
     let launch = launch(plan, pid_namespace, born_in)?;
     // Those that follow the first process are seen by it.
     settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
-    Ok(BundleBirth { id, launch, settings, rendezvous })
+    Ok(BundleBirth { id, launch, settings, placing, rendezvous })
 }
 
 impl BundleBirth {
+    /// As `Created::unplaced`.
+    pub fn unplaced(&self) -> Option<i32> {
+        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+    }
+
+    /// As `Created::placed`.
+    pub fn placed(&mut self) -> Result<(), LaunchError> {
+        let_in(&mut self.placing)
+    }
+
     /// The first process, from its birth on.
     pub fn process(&self) -> Option<&PidFd> {
         self.launch.process()
@@ -148,7 +159,7 @@ impl BundleBirth {
     /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
     pub fn into_container(mut self) -> Result<Container, LaunchError> {
         self.launch.open_gate()?;
-        let BundleBirth { id, launch, settings, rendezvous: _ } = self;
+        let BundleBirth { id, launch, settings, placing: _, rendezvous: _ } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
         Ok(Container { id, process, settings })
     }
@@ -164,6 +175,7 @@ struct Planned {
     plan: Plan,
     settings: Settings,
     born_in: Option<Fd>,
+    placing: Option<OwnedFd>,
     pid: Pid,
     rendezvous: Option<OwnedFd>,
 }
@@ -227,8 +239,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();
     plan.keep_inherited(inherited);
-    let attach = cgroup.attach().map_err(cgroup_error)?;
-    let born_in = begin(&mut plan, Some(&attach), settings.oom_score_adj)?;
+    let Begun { born_in, placing } = begin_first(&mut plan, Some(cgroup), settings.oom_score_adj)?;
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = plan.fd("gate", gate);
     if !facts.cgroup_namespace {
@@ -321,7 +332,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     if spec.process().is_none() {
         plan.without_program();
     }
-    Ok(Planned { plan, settings, born_in, pid, rendezvous })
+    Ok(Planned { plan, settings, born_in, placing, pid, rendezvous })
 }
 
 struct RootPropagation {

@@ -10,7 +10,7 @@ use oci_spec::runtime::LinuxResources;
 
 use killick_sys::cgroup as files;
 
-use super::{Cgroup, CgroupError, Layout, needs, version_of};
+use super::{Attach, Cgroup, CgroupError, Layout, needs, version_of};
 use crate::resources::{self, Version};
 use crate::systemd::annotations;
 use crate::systemd::properties::{self, Host, Property};
@@ -71,11 +71,16 @@ impl Cgroup {
         start: &UnitStart<'_>,
     ) -> Result<(Cgroup, Vec<String>), CgroupError> {
         let mut cgroup = Cgroup::prepare_unit(layout, unit, start)?;
+        // A slice that was there is not ours to stop.
+        let existed = cgroup.exists();
         let done = cgroup.start_unit(start, Instant::now() + systemd::DEADLINE);
         match done.and_then(|warnings| cgroup.check_unused().map(|()| warnings)) {
             Ok(warnings) => Ok((cgroup, warnings)),
             Err(error) => {
-                let _ = cgroup.remove(Instant::now() + systemd::DEADLINE);
+                if !existed {
+                    // The first error is the one to tell.
+                    let _ = cgroup.remove(Instant::now() + systemd::DEADLINE);
+                }
                 Err(error)
             }
         }
@@ -88,6 +93,7 @@ impl Cgroup {
         let annotated = annotations::properties(start.annotations).map_err(SystemdError::from)?;
         let writes = resources::plan(&resources, |controller| version_of(&self.layout, controller))?;
         let mut manager = Manager::connect(&unit.address, deadline)?;
+        manager.ask_version(deadline)?;
         let mut wanted = self.properties(&resources, &manager);
         wanted.extend(oom_policy(&resources));
         let request = Start {
@@ -112,10 +118,26 @@ impl Cgroup {
         Ok(warnings)
     }
 
+    /// It is a scope: made with the process that is to be in it.
+    pub fn awaits_process(&self) -> bool {
+        self.unit.as_ref().is_some_and(|unit| !unit.is_slice())
+    }
+
+    /// What a scope's first process enters by itself: all but what systemd makes.
+    pub(crate) fn attach_beside_unit(&self) -> Result<Attach, CgroupError> {
+        let mut attach = Attach::default();
+        for hierarchy in self.layout.v1.iter().filter(|hierarchy| !hierarchy.has(SYSTEMDS_OWN)) {
+            let tasks = files::open_write(&hierarchy.mount_point.join(&self.path).join("tasks"))?;
+            attach.tasks.push(std::sync::Arc::new(tasks));
+        }
+        Ok(attach)
+    }
+
     /// The unit's properties, before the files are written.
     pub(super) fn set_unit(&self, unit: &Unit, resources: &LinuxResources) -> Result<Vec<String>, CgroupError> {
         let deadline = Instant::now() + systemd::DEADLINE;
         let mut manager = Manager::connect(&unit.address, deadline)?;
+        manager.ask_version(deadline)?;
         let wanted = self.properties(resources, &manager);
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -155,16 +177,19 @@ impl Cgroup {
         let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
         let text = files::read(&path)?;
         let wanted = format!("/{}", self.path.display());
-        let hierarchy = if self.layout.is_v2() { "" } else { SYSTEMDS_OWN };
+        let hierarchy = match self.layout.is_v2() {
+            true => "",
+            false if self.layout.v1_hierarchy(SYSTEMDS_OWN).is_some() => SYSTEMDS_OWN,
+            // Nothing of systemd's is mounted in our sight.
+            false => return Ok(()),
+        };
         let lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
         let found = lines.filter(|(controllers, _)| *controllers == hierarchy).map(|(_, at)| at).next();
         match found {
             // Our own view of the hierarchy may begin below its root.
             Some(at) if at.ends_with(&wanted) => Ok(()),
-            // A host without systemd's own hierarchy: a stand-in of a test.
-            None => Ok(()),
-            Some(at) => {
-                let (unit, found) = (unit.name.clone(), at.to_owned());
+            other => {
+                let (unit, found) = (unit.name.clone(), other.unwrap_or_default().to_owned());
                 Err(SystemdError::Misplaced { unit, pid, found, wanted }.into())
             }
         }

@@ -137,16 +137,17 @@ impl Bus {
         Ok(bus)
     }
 
-    /// SASL EXTERNAL: the kernel says who we are, and we say the same.
+    /// SASL EXTERNAL: the kernel says who we are, and we say the same. BEGIN goes with it, as sd-bus does: a message
+    /// that reaches systemd in one read with a late BEGIN would lie in its buffer until something else comes.
     fn authenticate(&mut self, what: &str, deadline: Instant) -> Result<(), BusError> {
         let uid = nix::unistd::geteuid().to_string();
         let uid: String = uid.bytes().map(|digit| format!("{digit:02x}")).collect();
-        self.send(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes(), what, deadline)?;
+        self.send(format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n").as_bytes(), what, deadline)?;
         let line = self.line(what, deadline)?;
         if !line.starts_with("OK ") && line != "OK" {
             return Err(BusError::Authentication { what: what.to_owned(), line });
         }
-        self.send(b"BEGIN\r\n", what, deadline)
+        Ok(())
     }
 
     /// The bus gives us a name, and hands us the ends of systemd's jobs.

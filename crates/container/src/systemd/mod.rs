@@ -32,6 +32,11 @@ pub enum SystemdError {
     Annotation(#[from] AnnotationError),
     #[error(transparent)]
     Bus(#[from] BusError),
+    #[error(
+        "systemd cgroup flag passed, but systemd support for managing cgroups is not available: systemd does not run this \
+         host (there is no /run/systemd/system); use the cgroupfs driver"
+    )]
+    NotRunning,
     #[error("unit {0} already exists")]
     Exists(String),
     #[error("error creating systemd unit `{unit}`: got `{result}`")]
@@ -43,6 +48,29 @@ pub enum SystemdError {
 /// systemd runs this host.
 pub fn runs_host() -> bool {
     Path::new("/run/systemd/system").is_dir()
+}
+
+/// Who makes a container's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// systemd where it runs the host and `cgroupsPath` has its form, else the files.
+    Auto,
+    Cgroupfs,
+    Systemd,
+}
+
+/// The unit that a container is to be, None where its path is one of directories.
+pub fn choose(driver: Driver, path: Option<&str>, id: &str) -> Result<Option<Unit>, SystemdError> {
+    let path = path.filter(|path| !path.is_empty());
+    match driver {
+        Driver::Cgroupfs => Ok(None),
+        Driver::Auto => match path.filter(|path| is_unit_form(path) && runs_host()) {
+            Some(path) => Ok(Some(Unit::parse(path)?)),
+            None => Ok(None),
+        },
+        Driver::Systemd if !runs_host() => Err(SystemdError::NotRunning),
+        Driver::Systemd => Ok(Some(path.map_or_else(|| Unit::of_container(id), Unit::parse)?)),
+    }
 }
 
 /// systemd, over one connection.
@@ -72,10 +100,14 @@ const NEEDED: [&str; 4] = ["Description", "Slice", "PIDs", "Wants"];
 impl Manager {
     pub fn connect(address: &Address, deadline: Instant) -> Result<Manager, SystemdError> {
         let bus = Bus::connect(address, deadline)?;
-        let mut manager = Manager { bus, address: address.clone(), version: None };
-        let version = manager.property(MANAGER_PATH, MANAGER, "Version", deadline)?;
-        manager.version = version.as_deref().and_then(number_of);
-        Ok(manager)
+        Ok(Manager { bus, address: address.clone(), version: None })
+    }
+
+    /// Asks for the version: some properties are younger than some systemds, or mean something else to them.
+    pub fn ask_version(&mut self, deadline: Instant) -> Result<(), SystemdError> {
+        let version = self.property(MANAGER_PATH, MANAGER, "Version", deadline)?;
+        self.version = version.as_deref().and_then(number_of);
+        Ok(())
     }
 
     /// None where it says nothing that has a number.

@@ -176,6 +176,11 @@ impl Launch {
         self.process.as_ref().filter(|_| self.inside == Inside::Here)
     }
 
+    /// The child that was made: the process, or the one that prepares it from outside.
+    pub fn child(&self) -> Option<&PidFd> {
+        self.process.as_ref()
+    }
+
     /// What could not be done and was not fatal.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
