@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod birth;
 pub mod bundle;
 pub mod caps;
@@ -25,9 +26,13 @@ pub mod config;
 pub mod devices;
 mod exec;
 pub mod hooks;
+mod meeting;
+pub mod memory_policy;
 mod mounts;
+mod net_devices;
 mod options;
 mod process;
+pub mod rdt;
 mod request;
 pub mod resources;
 pub mod sandbox;
@@ -44,4 +49,5 @@ pub use exec::{Exec, ProcessRequest, exec, exec_process};
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;
+pub use scheduling::cpu_mask;
 pub use state::{Container, Record, reopen};

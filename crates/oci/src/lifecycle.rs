@@ -2,7 +2,7 @@
 
 use crate::args::{Command, Flag, HELP, Parsed};
 use crate::create::{START_DEADLINE, environment};
-use crate::place::PLANNED_CGROUP;
+use crate::driver::PLANNED_CGROUP;
 use crate::state::{State, Status};
 use crate::{Context, Done, Failure, notify};
 use killick_container::cgroup::Cgroup;
@@ -169,6 +169,9 @@ pub fn destroy(context: &Context, state: &State) -> Result<(), Failure> {
         errors.push(error.to_string());
     }
     if let Err(why) = wait_until_gone(state, deadline) {
+        errors.push(why);
+    }
+    if let Some(Err(why)) = state.record.rdt().map(|rdt| rdt.remove()) {
         errors.push(why);
     }
     // Without its directory nobody would find what is left.

@@ -4,6 +4,7 @@
 
 mod args;
 mod create;
+mod driver;
 mod events;
 mod exec;
 mod features;
@@ -13,7 +14,6 @@ mod lifecycle;
 mod listing;
 mod log;
 mod notify;
-mod place;
 mod spec;
 mod state;
 mod stdio;
@@ -63,8 +63,8 @@ const GLOBAL: &[Flag] = &[
     Flag::value(&["root"], "DIR", "where containers' states are kept (default /run/killick-oci)"),
     Flag::value(&["log"], "FILE", "the log file (default: standard error)"),
     Flag::value(&["log-format"], "FORMAT", "text or json"),
-    Flag::value(&["log-level"], "LEVEL", "accepted: errors and warnings are always logged"),
-    Flag::switch(&["debug"], "accepted: errors and warnings are always logged"),
+    Flag::value(&["log-level"], "LEVEL", "debug is as --debug; errors and warnings are always logged"),
+    Flag::switch(&["debug"], "log what is done, too"),
     Flag::switch(&["systemd-cgroup"], "systemd makes the cgroups; cgroupsPath is slice:prefix:name"),
     Flag::value(&["cgroup-manager"], "NAME", "cgroupfs or systemd (default: by cgroupsPath's form)"),
     Flag::value(&["rootless"], "BOOL", "accepted: false or auto"),
@@ -114,7 +114,8 @@ fn run(words: &[String]) -> Done {
         print!("{}", args::help(program, GLOBAL, &commands));
         return Ok(0);
     }
-    let log = match Log::open(global.one("log"), global.one("log-format")) {
+    let debug = global.has("debug") || global.one("log-level").is_some_and(|level| level.eq_ignore_ascii_case("debug"));
+    let log = match Log::open(global.one("log"), global.one("log-format"), debug) {
         Ok(log) => log,
         Err(why) => return told(Log::stderr(), why.into()),
     };

@@ -113,7 +113,6 @@ fn usage_errors_and_what_is_not_supported_yet_say_so() {
         .fails("systemd cgroup flag passed, but systemd support for managing cgroups is not available");
     bundle.oci(&["--cgroup-manager", "disabled", "list"]).fails("--cgroup-manager \"disabled\" is not supported");
     bundle.oci(&["--log-format", "xml", "list"]).fails("invalid log-format: xml");
-    bundle.quiet(&["create", "-b", path, "--no-pivot", &bundle.id]).fails("--no-pivot is not supported yet");
 }
 
 #[test]

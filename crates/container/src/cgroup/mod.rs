@@ -22,12 +22,14 @@ use crate::systemd::{SystemdError, Unit, properties};
 mod kill;
 mod leaf;
 mod oom;
+mod place;
 mod stats;
 mod unit;
 
 pub use kill::Kill;
 pub use leaf::{Leaf, LeafPool};
 pub use oom::{OomNotice, OomWatch};
+pub use place::Below;
 pub use stats::*;
 pub use unit::{LastSeen, UnitStart};
 

@@ -142,6 +142,7 @@ impl Child<'_> {
             | Step::MaskPath(_)
             | Step::RemountReadonly(_)
             | Step::PivotRoot
+            | Step::MoveRoot { .. }
             | Step::Chroot(_)
             | Step::ReadonlyRoot => rootfs::step(self, step),
 
@@ -218,6 +219,13 @@ impl Child<'_> {
             Step::Scheduler(attr) => Ok(schedule::set_scheduler(attr)?),
             Step::IoPriority(priority) => Ok(schedule::set_io_priority(*priority)?),
             Step::Affinity(cpus) => Ok(schedule::set_affinity(cpus)?),
+            Step::AllCpus => {
+                if let Err(error) = schedule::all_cpus() {
+                    self.warn(error.to_string());
+                }
+                Ok(())
+            }
+            Step::MemoryPolicy(policy) => Ok(crate::numa::set_policy(policy)?),
             Step::SessionKeyring(name) => {
                 if let Err(error) = schedule::join_session_keyring(name) {
                     self.warn(error.to_string());
@@ -243,8 +251,8 @@ impl Child<'_> {
     }
 
     /// What is open in the program, and the way to tell of it.
-    fn kept(&self) -> impl Iterator<Item = i32> {
-        (0..3 + self.plan.inherited).chain([self.channel.as_raw_fd()])
+    fn kept(&self) -> impl Iterator<Item = i32> + '_ {
+        (0..3).chain(self.plan.inherited.iter().copied()).chain([self.channel.as_raw_fd()])
     }
 
     /// Whether another process will go on in this one's place.
