@@ -110,18 +110,19 @@ fn start(
     let kinds = if facts.cgroup_namespace { &kinds[..] } else { &[kinds[0], kinds[1], kinds[2], kinds[4]] };
     let process = container.process();
     plan_join_process(&mut plan, facts, "container", process, kinds)?;
-    let pid_namespace = match settings.pid_namespace {
-        true => Some(pid_namespace(process)?),
-        false => None,
-    };
-    let pid = match &pid_namespace {
-        Some(namespace) if settings.born_outside => {
-            let fd = plan.fd("container pid", crate::process::clone_fd(namespace)?);
+    let opened;
+    let pid = match (settings.pid_namespace, process.as_fd().filter(|_| facts.setns_by_pidfd)) {
+        (false, _) => PidNamespace::Inherit,
+        (true, _) if settings.born_outside => {
+            let fd = plan.fd("container pid", pid_namespace(process)?);
             plan.push(Step::PidForChildren(fd));
             PidNamespace::Inherit
         }
-        Some(namespace) => PidNamespace::Inside(namespace.as_fd()),
-        None => PidNamespace::Inherit,
+        (true, Some(pidfd)) => PidNamespace::Inside(pidfd),
+        (true, None) => {
+            opened = pid_namespace(process)?;
+            PidNamespace::Inside(opened.as_fd())
+        }
     };
     if let PlannedStdio::Terminal { rows, columns } = stdio {
         plan.push(Step::Terminal { console: false, rows, columns });
