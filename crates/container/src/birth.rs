@@ -4,6 +4,7 @@ use crate::attributes::{self, Attributes};
 use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
 use crate::process::{self, Begun, Gate, PlannedStdio, begin_first, finish, let_in, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
+use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, Record, SavedUser, Settings};
 use killick_sys::caps::{CapSet, CapSets, supported};
 use killick_sys::facts::Facts;
@@ -105,7 +106,7 @@ impl Created {
 
     /// Pending, then AtGate, after `start` Running; or Failed. Never blocks.
     pub fn progress(&mut self) -> Progress {
-        self.launch.progress()
+        listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First)
     }
 
     /// The first process; None while one outside its PID namespace prepares it (until AtGate).
@@ -136,7 +137,8 @@ impl Created {
 
     /// Blocks until the gate, execve or a failure: for tools and tests.
     pub fn wait(&mut self, deadline: Instant) -> Progress {
-        self.launch.wait(deadline)
+        let listener = self.settings.listener.as_ref();
+        self.launch.wait_with(deadline, |launch| listener::attend(launch, listener, About::First))
     }
 
     /// What could not be done and was not fatal.
@@ -172,11 +174,14 @@ fn plan(
     born: Born,
     sandbox_pid: Option<&OwnedFd>,
 ) -> Result<Planned, LaunchError> {
-    let CreateRequest { id: _, spec, rootfs, join, cgroup, seccomp, stdio, user, sources } = request;
+    let CreateRequest { id, spec, rootfs, join, cgroup, seccomp, stdio, user, sources } = request;
     let process =
         spec.process().as_ref().ok_or_else(|| LaunchError::Unsupported("process property must not be empty".into()))?;
     let mut settings = settings(process, user, seccomp, born, join.pid)?;
     settings.attributes = attributes::of(spec)?;
+    let bundle = directory(&rootfs);
+    let state = crate::hooks::state(crate::SPEC_VERSION, &id, bundle, spec);
+    settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, &state)?;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
@@ -263,6 +268,12 @@ pub(crate) fn cgroup_error(error: crate::cgroup::CgroupError) -> LaunchError {
 pub(crate) fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.is_some_and(|namespaces| namespaces.iter().any(|namespace| namespace.typ() == kind))
+}
+
+/// The directory of the container's own.
+fn directory(rootfs: &Rootfs) -> &std::path::Path {
+    let (Rootfs::Layers { mount: root, .. } | Rootfs::Directory { path: root, .. }) = rootfs;
+    root.parent().unwrap_or(root)
 }
 
 fn is_readonly(rootfs: &Rootfs) -> bool {
@@ -420,5 +431,6 @@ pub(crate) fn settings(
         pid_namespace: pid != PidMode::Host,
         attributes: Attributes::default(),
         rdt: None,
+        listener: None,
     })
 }

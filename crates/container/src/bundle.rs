@@ -9,6 +9,7 @@ use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
 use crate::process::{Begun, Gate, PlannedStdio, begin_first, finish, join_rdt, let_in, plan_stdio};
 use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
+use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, Record, Settings};
 use killick_sys::error::{Context, Error};
 use killick_sys::facts::Facts;
@@ -108,7 +109,7 @@ impl BundleBirth {
         let mut hooks = Some(hooks);
         let mut deadline = Instant::now() + CREATE_DEADLINE;
         loop {
-            match self.launch.progress() {
+            match listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First) {
                 Progress::AtGate | Progress::Running => return Ok(()),
                 Progress::Failed(error) => return Err(error),
                 Progress::Pending => {}
@@ -134,7 +135,7 @@ impl BundleBirth {
 
     /// Waits for the channel or the rendezvous; whether the child is at the rendezvous.
     fn is_here(&self, deadline: Instant) -> Result<bool, LaunchError> {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = self.launch.next_look(deadline).saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let fds = [Some(self.launch.channel()), self.meetings.socket()];
         let mut polled: Vec<PollFd<'_>> =
@@ -238,6 +239,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
     settings.attributes = crate::attributes::of(spec)?;
+    settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, state)?;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();

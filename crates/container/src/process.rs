@@ -143,13 +143,17 @@ pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio,
     // Without no_new_privs a filter needs CAP_SYS_ADMIN: it is loaded while that is there, and must allow what follows.
     // With no_new_privs it comes last, and need allow nothing of ours but execve.
     let early = settings.seccomp.clone().filter(|_| !settings.no_new_privileges);
-    let late = settings.seccomp.clone().filter(|_| settings.no_new_privileges);
+    // A filter with a listener is given to whoever answers while the container is made, and startContainer hooks are
+    // under it.
+    let listens = settings.seccomp.as_ref().is_some_and(|filter| filter.listens());
+    let mut late = settings.seccomp.clone().filter(|_| settings.no_new_privileges);
     plan.extend(early.map(Step::Seccomp));
     plan.extend([Step::SwitchUser, Step::CheckCwd, Step::Capabilities(settings.capabilities)]);
     if settings.no_new_privileges {
         plan.push(Step::NoNewPrivileges);
     }
     plan.push(Step::FindExecutable);
+    plan.extend(late.take_if(|_| listens).map(Step::Seccomp));
     if settings.born_outside {
         plan.push(Step::BirthInside);
     }
