@@ -1,15 +1,16 @@
 //! An OCI bundle as it is: a container with namespaces of its own or joined by path, without a sandbox, made by one
 //! command and started by another. The same steps as `birth`'s, in the order of oci.md §3.
 
-use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
+use crate::birth::{Born, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
 use crate::meeting::{Meeting, Meetings};
 use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
 use crate::pid_namespace::{Birthplace, of_joined};
-use crate::process::{Gate, PlannedStdio, begin, finish, join_rdt, plan_stdio};
+use crate::process::{Begun, Gate, PlannedStdio, begin_first, finish, join_rdt, let_in, plan_stdio};
 use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
+use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, Record, Settings};
 use killick_sys::error::{Context, Error};
 use killick_sys::facts::Facts;
@@ -56,6 +57,7 @@ pub struct BundleBirth {
     id: String,
     launch: Launch,
     settings: Settings,
+    placing: Option<OwnedFd>,
     meetings: Meetings,
     /// After `launch`: nobody is in it then.
     rdt: Held,
@@ -78,7 +80,7 @@ pub fn create_with(
 ) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
     let rdt = Held(rdt::create(request.spec, &id).map_err(LaunchError::Unsupported)?);
-    let Planned { mut plan, mut settings, born_in, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
+    let Planned { mut plan, mut settings, born_in, placing, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
     settings.rdt = rdt.0.clone();
     change(&mut plan);
     let pid_namespace = match &pid {
@@ -89,10 +91,20 @@ pub fn create_with(
     let launch = launch(plan, pid_namespace, born_in)?;
     // Those that follow the first process are seen by it, and by whoever joins its namespace later.
     settings.born_outside = !matches!(pid, Pid::Host);
-    Ok(BundleBirth { id, launch, settings, meetings, rdt })
+    Ok(BundleBirth { id, launch, settings, placing, meetings, rdt })
 }
 
 impl BundleBirth {
+    /// As `Created::unplaced`.
+    pub fn unplaced(&self) -> Option<i32> {
+        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+    }
+
+    /// As `Created::placed`.
+    pub fn placed(&mut self) -> Result<(), LaunchError> {
+        let_in(&mut self.placing)
+    }
+
     /// The first process, from the gate on.
     pub fn process(&self) -> Option<&PidFd> {
         self.launch.process()
@@ -101,7 +113,7 @@ impl BundleBirth {
     /// What finds the container again: from its birth on, and once more at the gate, when another process may have
     /// come into the first one's place.
     pub fn record(&self) -> Option<Record> {
-        self.launch.preparing().map(|process| Record::new(&self.id, process, &self.settings))
+        self.launch.child().map(|process| Record::new(&self.id, process, &self.settings))
     }
 
     /// Blocks until the container waits at its gate. `hooks` runs the runtime's own hooks at their moment, with the
@@ -110,7 +122,7 @@ impl BundleBirth {
         let mut hooks = Some(hooks);
         let mut deadline = Instant::now() + CREATE_DEADLINE;
         loop {
-            match self.launch.progress() {
+            match listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First) {
                 Progress::AtGate | Progress::Running => return Ok(()),
                 Progress::Failed(error) => return Err(error),
                 Progress::Pending => {}
@@ -121,7 +133,7 @@ impl BundleBirth {
             if !self.is_here(deadline)? {
                 continue;
             }
-            let pid = self.launch.preparing().map_or(0, PidFd::pid);
+            let pid = self.launch.child().map_or(0, PidFd::pid);
             let done = match self.meetings.next() {
                 Some(Meeting::NetDevices(devices)) => crate::net_devices::move_all(&devices, pid),
                 Some(Meeting::Hooks) => hooks.take().map_or(Ok(()), |hooks| hooks(pid)),
@@ -136,7 +148,7 @@ impl BundleBirth {
 
     /// Waits for the channel or the rendezvous; whether the child is at the rendezvous.
     fn is_here(&self, deadline: Instant) -> Result<bool, LaunchError> {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = self.launch.next_look(deadline).saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let fds = [Some(self.launch.channel()), self.meetings.socket()];
         let mut polled: Vec<PollFd<'_>> =
@@ -161,7 +173,7 @@ impl BundleBirth {
     /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
     pub fn into_container(mut self) -> Result<Container, LaunchError> {
         self.launch.open_gate()?;
-        let BundleBirth { id, launch, settings, meetings: _, mut rdt } = self;
+        let BundleBirth { id, launch, settings, placing: _, meetings: _, mut rdt } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
         rdt.0 = None;
         Ok(Container { id, process, settings })
@@ -178,6 +190,7 @@ struct Planned {
     plan: Plan,
     settings: Settings,
     born_in: Option<Fd>,
+    placing: Option<OwnedFd>,
     pid: Pid,
     meetings: Meetings,
 }
@@ -245,12 +258,12 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     let mut settings = settings(process, UserRequest::Ids, seccomp, born, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
     settings.attributes = crate::attributes::of(spec)?;
+    settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, state)?;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();
     plan.keep_inherited(inherited);
-    let attach = cgroup.attach().map_err(cgroup_error)?;
-    let born_in = begin(&mut plan, Some(&attach), settings.oom_score_adj)?;
+    let Begun { born_in, placing } = begin_first(&mut plan, Some(cgroup), settings.oom_score_adj)?;
     join_rdt(&mut plan, rdt)?;
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = plan.fd("gate", gate);
@@ -353,7 +366,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     if spec.process().is_none() {
         plan.without_program();
     }
-    Ok(Planned { plan, settings, born_in, pid, meetings })
+    Ok(Planned { plan, settings, born_in, placing, pid, meetings })
 }
 
 struct RootPropagation {

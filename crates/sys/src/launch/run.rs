@@ -193,6 +193,7 @@ impl Child<'_> {
             Step::NoNewPrivileges => {
                 Ok(nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".into())?)
             }
+            Step::Seccomp(filter) if filter.listens() => self.load_listener(filter),
             Step::Seccomp(filter) => Ok(filter
                 .load()
                 .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", filter.program.len()))?),
@@ -270,7 +271,7 @@ impl Child<'_> {
     }
 
     /// Nobody listening any more is no reason to stop: the parent's death shows at the gate.
-    fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
+    pub(super) fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
         let bytes = serde_json::to_vec(report).unwrap_or_default();
         let _ = fd::send_message(self.channel.as_fd(), &bytes, with.as_slice());
     }

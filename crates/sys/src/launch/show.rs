@@ -157,6 +157,7 @@ impl fmt::Display for Shown<'_> {
                 sets.effective.0, sets.permitted.0, sets.inheritable.0, sets.ambient.0
             ),
             Step::NoNewPrivileges => write!(f, "prctl(PR_SET_NO_NEW_PRIVS, 1)"),
+            Step::Seccomp(filter) if filter.listens() => write!(f, "seccomp(SECCOMP_SET_MODE_FILTER, NEW_LISTENER)"),
             Step::Seccomp(_) => write!(f, "seccomp(SECCOMP_SET_MODE_FILTER)"),
             Step::FindExecutable => write!(f, "find the executable"),
             Step::Gate => write!(f, "gate"),
