@@ -14,6 +14,7 @@ mod lifecycle;
 mod more_commands;
 mod more_lifecycle;
 mod probes;
+mod refuse;
 mod sharing;
 mod survival;
 mod tutorial;
@@ -84,7 +85,10 @@ fn main() {
     let mut place = Place::Host;
     let (mut bin, mut images, mut filters) = (None, None, Vec::new());
     let (mut long, mut list, mut threads) = (false, false, 10);
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|argument| argument == "refuse").is_some() {
+        std::process::exit(refuse::main(arguments));
+    }
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().unwrap_or_else(|| usage());
         match argument.as_str() {
