@@ -92,7 +92,13 @@ impl Planner<'_> {
                     guard_proc(&destination)?;
                 }
                 match self.shared.proc.clone() {
-                    Some(path) => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
+                    Some(path) => match self.api {
+                        Api::Detached => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
+                        Api::Classic => {
+                            self.bind_known(destination, path, None, &options, MountPoint::OrdinaryDirectory);
+                            Ok(())
+                        }
+                    },
                     None => self.filesystem(destination, fstype, "proc", &options, MountPoint::OrdinaryDirectory),
                 }
             }

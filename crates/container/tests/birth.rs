@@ -520,16 +520,3 @@ fn a_death_at_the_gate_is_seen_when_it_is_opened() {
         end_sandbox(sandbox);
     });
 }
-
-#[test]
-fn tracers_in_a_shared_pid_namespace_need_a_kernel_with_detached_mounts() {
-    isolated(|| {
-        let host = Host::with(Facts { detached_mounts: false, ..Facts::detect() });
-        let sandbox = host.sandbox();
-        let stdio = Stdio::null().unwrap();
-        let error =
-            host.create_with(&sandbox, PidMode::Sandbox, Ptrace::Possible, &spec(json!({})), stdio).unwrap_err();
-        assert!(error.to_string().ends_with("set shareProcessNamespace: false, or drop SYS_PTRACE"), "{error}");
-        end_sandbox(sandbox);
-    });
-}

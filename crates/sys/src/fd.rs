@@ -192,24 +192,6 @@ fn close_listed(keep: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// A program in memory that nobody can change any more: to be run without a path.
-pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
-    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // MFD_EXEC (6.3): without it some systems make memfds that cannot be run.
-    let executable = flags | MFdFlags::from_bits_retain(0x10);
-    let fd = memfd_create(name, executable)
-        .or_else(|_| memfd_create(name, flags))
-        .call(|| format!("memfd_create({name:?}, MFD_CLOEXEC|MFD_ALLOW_SEALING)"))?;
-    let mut file = std::fs::File::from(fd);
-    std::io::Write::write_all(&mut file, content).call(|| format!("write(memfd {name:?}, {} bytes)", content.len()))?;
-    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).call(|| format!("fcntl(memfd {name:?}, F_ADD_SEALS)"))?;
-    // While somebody has it open for writing, execve says ETXTBSY: read-only by another open, and the first closed.
-    crate::path::reopen(file.as_fd(), nix::fcntl::OFlag::O_RDONLY)
-}
-
 /// A number that no descriptor of this process has reached.
 fn limit_of_fds() -> u32 {
     use nix::sys::resource::{Resource, getrlimit};

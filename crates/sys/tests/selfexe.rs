@@ -36,8 +36,19 @@ fn through_an_overlay_without_an_upper_layer() {
 }
 
 #[test]
-fn from_a_sealed_memfd() {
-    check(selfexe::open_memfd);
+fn through_an_overlay_of_a_mount_namespace_that_has_ended() {
+    let empty = tempfile::tempdir().unwrap();
+    check(|| selfexe::open_classic_overlay(empty.path()));
+}
+
+#[test]
+fn from_a_copy_in_memory() {
+    check(selfexe::open_copy);
+}
+
+#[test]
+fn from_a_read_only_tmpfs_that_is_mounted_nowhere() {
+    check(selfexe::open_tmpfs_copy);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! are refused, mount(2) on /proc/self/fd/N.
 
 use super::error::LaunchError;
-use super::nodes::{make_device, mask_path, readonly_path, symlink};
+use super::nodes::{copy_program, make_device, mask_path, readonly_path, symlink};
 use super::overlay::{overlay_at, overlay_tree};
 use super::plan::{Mount, MountPoint, MountSource, Propagation, Step, Tree};
 use super::run::Child;
@@ -55,6 +55,10 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
         Step::OverlayTree { overlay, tree } => overlay_tree(child, overlay, *tree),
         Step::BindRoot { path } => Ok(mount::bind(path, path, true)?),
         Step::TmpfsRoot { data, at } => Ok(mount::mount("tmpfs", at, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, data)?),
+        Step::ProcAt(at) => {
+            let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+            Ok(mount::mount("proc", at, "proc", flags, "")?)
+        }
         Step::CloneTree { .. } => clone_tree(child, step),
         Step::TmpfsTree { tree, data } => {
             let new = NewFilesystem::open("tmpfs")?;
@@ -79,6 +83,7 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             let _ = mkdirs_in_root(child.root.fd()?, path, 0o755);
             Ok(())
         }
+        Step::CopyProgram { program, path } => Ok(copy_program(child.root.fd()?, child.fd(*program), path)?),
         Step::ReadonlyPath(path) => {
             readonly_path(child.root.fd()?, path).map_err(|e| at(path, "make read-only", e.into()))
         }

@@ -130,6 +130,7 @@ impl Child<'_> {
             | Step::OverlayTree { .. }
             | Step::BindRoot { .. }
             | Step::TmpfsRoot { .. }
+            | Step::ProcAt(_)
             | Step::CloneTree { .. }
             | Step::TmpfsTree { .. }
             | Step::OpenRoot(_)
@@ -138,6 +139,7 @@ impl Child<'_> {
             | Step::Device(_)
             | Step::Symlink { .. }
             | Step::MakeDirectory(_)
+            | Step::CopyProgram { .. }
             | Step::ReadonlyPath(_)
             | Step::MaskPath(_)
             | Step::RemountReadonly(_)
@@ -238,6 +240,7 @@ impl Child<'_> {
                 Err(exec::exec(&path, args, env, self.home.as_deref()))
             }
             Step::ExecFd { program, args } => Err(exec::exec_fd(self.fd(*program), args)),
+            Step::ExecPath { path, args } => Err(exec::exec_path(path, args)),
             Step::Fail(step) => Err(LaunchError::Call(Error::new(step.clone(), Errno::ENOTRECOVERABLE))),
         }
     }
