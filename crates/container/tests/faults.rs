@@ -194,9 +194,11 @@ fn a_root_file_system_is_copied_where_overlay_is_refused() {
             0,
         )
         .unwrap();
-        for facts in [Facts::detect(), Facts { detached_mounts: false, ..Facts::detect() }] {
+        for (index, facts) in
+            [Facts::detect(), Facts { detached_mounts: false, ..Facts::detect() }].into_iter().enumerate()
+        {
             let (stdio, output) = pipes();
-            let name = format!("c{}", facts.detached_mounts);
+            let name = format!("c{index}");
             let spec = spec(json!({"process": {"args": ["sh", "-c", "cat /etc/passwd; ls /etc; echo x > /etc/new"]}}));
             let layers = vec![host.layer(), second.clone()];
             let request = CreateRequest {

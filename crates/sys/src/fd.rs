@@ -143,8 +143,20 @@ pub(crate) fn describe_raw(fd: RawFd) -> String {
 }
 
 /// Closes everything but `keep`: close_range between the kept numbers, /proc/self/fd where that is refused.
-#[allow(unsafe_code)]
 pub fn close_all_except(keep: &[RawFd]) -> Result<()> {
+    close_except(keep, close_listed)
+}
+
+/// As `close_all_except`, where /proc may be a container's and tell anything: no open number has reached `end`.
+pub fn close_all_except_below(keep: &[RawFd], end: RawFd) -> Result<()> {
+    close_except(keep, |keep| {
+        close_those(0..end.max(0) as u32, keep);
+        Ok(())
+    })
+}
+
+#[allow(unsafe_code)]
+fn close_except(keep: &[RawFd], one_by_one: impl FnOnce(&[u32]) -> Result<()>) -> Result<()> {
     let mut keep: Vec<u32> = keep.iter().filter(|fd| **fd >= 0).map(|fd| *fd as u32).collect();
     keep.sort_unstable();
     keep.dedup();
@@ -163,7 +175,7 @@ pub fn close_all_except(keep: &[RawFd]) -> Result<()> {
             let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
             match check(done, || format!("close_range({first}, {last}, 0)")) {
                 Ok(_) => {}
-                Err(error) if error.is_refused() => return close_listed(&keep),
+                Err(error) if error.is_refused() => return one_by_one(&keep),
                 Err(error) => return Err(error),
             }
         }
@@ -172,7 +184,6 @@ pub fn close_all_except(keep: &[RawFd]) -> Result<()> {
     Ok(())
 }
 
-#[allow(unsafe_code)]
 fn close_listed(keep: &[u32]) -> Result<()> {
     let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
         let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -183,13 +194,18 @@ fn close_listed(keep: &[u32]) -> Result<()> {
         Ok(open) => open,
         Err(_) => (0..limit_of_fds()).collect(),
     };
-    for fd in open {
+    close_those(open, keep);
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+fn close_those(numbers: impl IntoIterator<Item = u32>, keep: &[u32]) {
+    for fd in numbers {
         if keep.binary_search(&fd).is_err() {
-            // SAFETY: as above; the directory's own descriptor is already closed, its number answers EBADF.
+            // SAFETY: as above; a number that is not open answers EBADF.
             unsafe { libc::close(fd as RawFd) };
         }
     }
-    Ok(())
 }
 
 /// A number that no descriptor of this process has reached.

@@ -62,6 +62,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
     let mut stack = vec![dup(root)?];
     let mut left: VecDeque<OsString> = names(path);
     let mut links = 0;
+    let mut last_name = OsString::new();
     while let Some(name) = left.pop_front() {
         if name == ".." {
             if stack.len() > 1 {
@@ -76,6 +77,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
         let keeps_link = left.is_empty() && flags.contains(OFlag::O_NOFOLLOW);
         if kind != SFlag::S_IFLNK.bits() || keeps_link {
             stack.push(next);
+            last_name = name;
             continue;
         }
         links += 1;
@@ -95,7 +97,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
         }
     }
     let last = stack.pop().ok_or_else(|| Error::new(call(), Errno::ENOENT))?;
-    finish(last, flags, call)
+    finish(last, stack.last().map(AsFd::as_fd), &last_name, flags, call)
 }
 
 /// `self` and `thread-self` are plain symlinks; the rest of procfs's links are magic.
@@ -103,16 +105,33 @@ fn is_magic(_dir: BorrowedFd<'_>, name: &OsStr) -> bool {
     !(name == "self" || name == "thread-self" || name == "mounts" || name == "net")
 }
 
-fn finish(last: OwnedFd, flags: OFlag, call: impl Fn() -> String) -> Result<OwnedFd> {
-    if flags.contains(OFlag::O_PATH) {
-        let is_dir = fstat(&last).call(&call)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
-        return if flags.contains(OFlag::O_DIRECTORY) && !is_dir {
-            Err(Error::new(call(), Errno::ENOTDIR))
-        } else {
-            Ok(last)
-        };
+/// `last` with the access that `flags` ask for. Not by /proc: a process between two namespaces has none of its own, and
+/// in a container's mount namespace it may be anything.
+fn finish(
+    last: OwnedFd,
+    parent: Option<BorrowedFd<'_>>,
+    name: &OsStr,
+    flags: OFlag,
+    call: impl Fn() -> String,
+) -> Result<OwnedFd> {
+    let looked = fstat(&last).call(&call)?;
+    let is_dir = looked.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+    if flags.contains(OFlag::O_DIRECTORY) && !is_dir {
+        return Err(Error::new(call(), Errno::ENOTDIR));
     }
-    reopen(last.as_fd(), flags)
+    if flags.contains(OFlag::O_PATH) {
+        return Ok(last);
+    }
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match parent {
+        Some(parent) if !is_dir => {
+            let opened = openat(parent, name, flags, Mode::empty()).call(&call)?;
+            let found = fstat(&opened).call(&call)?;
+            let is_same = (found.st_dev, found.st_ino) == (looked.st_dev, looked.st_ino);
+            if is_same { Ok(opened) } else { Err(Error::new(call(), Errno::EAGAIN)) }
+        }
+        _ => openat(&last, ".", flags, Mode::empty()).call(&call),
+    }
 }
 
 /// Another descriptor of the same file, with access; through this process's /proc.

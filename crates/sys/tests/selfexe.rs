@@ -32,6 +32,10 @@ fn check(open: impl Fn() -> Result<OwnedFd, Error>) {
 #[test]
 fn through_an_overlay_without_an_upper_layer() {
     let empty = tempfile::tempdir().unwrap();
+    if selfexe::open_overlay(empty.path()).is_err_and(|error| error.is_refused()) {
+        println!("not here: this kernel has no fsopen (5.2); the next test is for it");
+        return;
+    }
     check(|| selfexe::open_overlay(empty.path()));
 }
 

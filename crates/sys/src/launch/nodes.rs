@@ -110,7 +110,8 @@ pub(super) fn mask_path(root: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchE
     }
     let mask = |inodes: u32| {
         let data = format!("nr_blocks=1,nr_inodes={inodes}");
-        mount_filesystem(target.as_fd(), libc::MS_RDONLY, "tmpfs", "tmpfs", &data)
+        let mounted = || open_in_root(root, path, OFlag::O_PATH);
+        mount_filesystem(target.as_fd(), mounted, libc::MS_RDONLY, "tmpfs", "tmpfs", &data)
     };
     // Some 5.4 kernels want two inodes.
     match mask(1) {
