@@ -93,6 +93,23 @@ pub fn of(
     Some(Run { kind: kind.name().into(), hooks, state, cwd })
 }
 
+/// Runs the hooks of one kind, here and now, for a container with this first process (none for poststop). They find the
+/// runtime's environment and stand in the bundle, if it is still there.
+pub fn run(
+    kind: Kind,
+    spec: &Spec,
+    state: &Map<String, Value>,
+    environment: &[String],
+    bundle: &Path,
+    pid: Option<i32>,
+) -> Result<(), String> {
+    let cwd = Some(bundle.to_owned()).filter(|bundle| bundle.is_dir());
+    match of(kind, spec, state, environment, cwd) {
+        Some(hooks) => hooks.run(pid),
+        None => Ok(()),
+    }
+}
+
 fn convert(hook: &OciHook, environment: &[String]) -> Hook {
     Hook {
         path: hook.path().clone(),

@@ -17,27 +17,36 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod birth;
 pub mod bundle;
 pub mod caps;
 pub mod cgroup;
+pub mod config;
 pub mod devices;
 mod exec;
 pub mod hooks;
+mod meeting;
+pub mod memory_policy;
 mod mounts;
+mod net_devices;
 mod options;
 mod process;
+pub mod rdt;
 mod request;
 pub mod resources;
 pub mod sandbox;
 mod scheduling;
 pub mod seccomp;
+pub mod signal;
 mod state;
 pub mod support;
+pub mod update;
 
 pub use birth::{Created, create, create_with, may_ptrace};
 pub use exec::{Exec, ProcessRequest, exec, exec_process};
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;
+pub use scheduling::cpu_mask;
 pub use state::{Container, Record, reopen};

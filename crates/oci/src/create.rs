@@ -1,7 +1,6 @@
 //! create and run: a bundle becomes a container that waits at its gate, with everything undone when a part of it fails.
 
 use crate::args::{Command, Flag, HELP, Parsed};
-use crate::bundle::Bundle;
 use crate::foreground::Foreground;
 use crate::lifecycle::{self, Ready};
 use crate::notify;
@@ -10,13 +9,14 @@ use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
 use killick_container::bundle::{self as birth, BundleBirth, BundleRequest};
 use killick_container::cgroup::{Cgroup, Layout};
+use killick_container::config::{Bundle, has_own_pid_namespace};
 use killick_container::hooks::{self, Kind};
 use killick_container::seccomp::cache::compile_cached;
 use killick_container::seccomp::{Filter, Kernel};
 use killick_container::{Container, Stdio};
 use killick_sys::facts::Facts;
 use killick_sys::launch::gate_listen;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::Spec;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -28,7 +28,7 @@ const CONFIG: Flag = Flag::value(&["config", "f"], "FILE", "a configuration else
 const CONSOLE: Flag = Flag::value(&["console-socket"], "PATH", "a socket that receives the terminal's master");
 const PIDFD: Flag = Flag::value(&["pidfd-socket"], "PATH", "a socket that receives the first process's pidfd");
 const PID_FILE: Flag = Flag::value(&["pid-file"], "FILE", "where the first process's pid is written");
-const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "not supported yet");
+const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "move the root over the host's instead of changing places with it");
 const NO_KEYRING: Flag = Flag::switch(&["no-new-keyring"], "keep the caller's session keyring");
 const PRESERVE: Flag = Flag::value(&["preserve-fds"], "N", "so many descriptors from 3 on are passed on");
 const DETACH: Flag = Flag::switch(&["detach", "d"], "do not wait for its end");
@@ -119,9 +119,6 @@ impl Drop for Undo<'_> {
 
 fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Made, String> {
     check_id(id)?;
-    if parsed.has("no-pivot") {
-        return Err("--no-pivot is not supported yet".into());
-    }
     let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
@@ -138,7 +135,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let gate = gate_listen(&dir.join("start.sock")).map_err(|error| error.to_string())?;
     let hook_state = hooks::state(crate::features::SPEC_VERSION, id, &bundle, &spec);
     let stdio = if terminal { terminal_of(&spec) } else { stdio::inherit()? };
-    let Passed { count, mut env } = passed;
+    let Passed { numbers, mut env } = passed;
     if notify::of_caller().is_some() {
         env.push(notify::prepare(&dir, &mut spec)?);
     }
@@ -149,9 +146,10 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         cgroup: &cgroup,
         seccomp,
         stdio,
-        inherited: count,
+        inherited: numbers,
         env,
         keyring: keyring(parsed.has("no-new-keyring"), id),
+        no_pivot: parsed.has("no-pivot"),
         gate,
         state: &hook_state,
     };
@@ -206,12 +204,9 @@ fn runtime_hooks(
     bundle: &Path,
     pid: i32,
 ) -> Result<(), String> {
-    for kind in [Kind::Prestart, Kind::CreateRuntime] {
-        if let Some(hooks) = hooks::of(kind, spec, state, &environment(), Some(bundle.to_owned())) {
-            hooks.run(Some(pid))?;
-        }
-    }
-    Ok(())
+    let run = |kind| hooks::run(kind, spec, state, &environment(), bundle, Some(pid));
+    run(Kind::Prestart)?;
+    run(Kind::CreateRuntime)
 }
 
 /// Our own, for hooks that name none.
@@ -238,14 +233,6 @@ fn seccomp(context: &Context, spec: &Spec) -> Result<Option<Filter>, String> {
     let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     let compiled = compile_cached(&directory, profile, &Kernel::detect());
     compiled.map(Some).map_err(|error| error.to_string())
-}
-
-fn has_own_pid_namespace(spec: &Spec) -> bool {
-    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    listed.into_iter().flatten().any(|namespace| {
-        let joined = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-        namespace.typ() == LinuxNamespaceType::Pid && !joined
-    })
 }
 
 /// The cgroup of a container without a state yet.

@@ -1,8 +1,9 @@
 //! kill: a signal for the first process, or for all.
 
 use crate::args::{Command, Flag, HELP, Parsed};
-use crate::state::{State, Status};
+use crate::state::Status;
 use crate::{Context, Done};
+use killick_container::signal::{Reach, Signalled};
 use nix::sys::signal::Signal;
 use std::str::FromStr;
 use std::time::Instant;
@@ -22,32 +23,23 @@ pub fn command() -> Command {
 fn kill(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
     let state = context.root.load(&words[0])?;
     let signal = number(words.get(1).map_or("SIGTERM", String::as_str))?;
-    let all = parsed.has("all");
+    let reach = if parsed.has("all") { Reach::All } else { Reach::First };
     let status = state.status()?;
-    if matches!(status, Status::Stopped | Status::Creating) && !all {
+    if matches!(status, Status::Stopped | Status::Creating) && reach == Reach::First {
         return Err("container not running".into());
     }
-    // Without a PID namespace of its own nothing else ends the others.
-    if all || (signal == libc::SIGKILL && !state.private_pid) {
-        kill_all(&state, signal)?;
-    } else if let Some(container) = state.container()?
-        && !container.process().send_raw_signal(signal).map_err(|error| error.to_string())?
-    {
+    let container = state.container()?;
+    let target = Signalled {
+        container: container.as_ref(),
+        cgroup: &state.cgroup,
+        private_pid: state.private_pid,
+        is_paused: status == Status::Paused,
+    };
+    let sent = target.send(signal, reach, Instant::now() + crate::lifecycle::REMOVE_DEADLINE)?;
+    if !sent && reach == Reach::First {
         return Err("container not running".into());
-    }
-    // What is frozen by a v1 freezer dies when it thaws.
-    if signal == libc::SIGKILL && status == Status::Paused {
-        state.cgroup.thaw().map_err(|error| error.to_string())?;
     }
     Ok(0)
-}
-
-fn kill_all(state: &State, signal: i32) -> Result<(), String> {
-    if signal == libc::SIGKILL {
-        let deadline = Instant::now() + crate::lifecycle::REMOVE_DEADLINE;
-        return state.cgroup.kill_all(deadline).map_err(|error| error.to_string());
-    }
-    state.cgroup.signal_all(signal).map(drop).map_err(|error| error.to_string())
 }
 
 /// A number, or a name with or without SIG, in any case; RTMIN+n too.

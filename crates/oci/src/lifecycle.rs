@@ -111,11 +111,7 @@ pub fn start_container(context: &Context, state: &State, ready: Ready) -> Result
 fn run_hooks(state: &State, kind: Kind, pid: Option<i32>) -> Result<(), String> {
     let spec: Spec = serde_json::from_value(state.config.clone()).map_err(|error| format!("state.json: {error}"))?;
     let told = hooks::state(crate::features::SPEC_VERSION, &state.id, &state.bundle, &spec);
-    let cwd = Some(state.bundle.clone()).filter(|bundle| bundle.is_dir());
-    match hooks::of(kind, &spec, &told, &environment(), cwd) {
-        Some(hooks) => hooks.run(pid),
-        None => Ok(()),
-    }
+    hooks::run(kind, &spec, &told, &environment(), &state.bundle, pid)
 }
 
 /// What fails here is logged, and no more.
@@ -172,6 +168,9 @@ pub fn destroy(context: &Context, state: &State) -> Result<(), Failure> {
         errors.push(error.to_string());
     }
     if let Err(why) = wait_until_gone(state, deadline) {
+        errors.push(why);
+    }
+    if let Some(Err(why)) = state.record.rdt().map(|rdt| rdt.remove()) {
         errors.push(why);
     }
     // Without its directory nobody would find what is left.

@@ -1,6 +1,7 @@
 //! The log as runc writes it: to a file that the caller reads, and the plain message to standard error. Nothing is
 //! printed where all is well: standard error is the container's too.
 
+pub use killick_sys::error::plain;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 
@@ -8,14 +9,15 @@ use std::io::Write;
 pub struct Log {
     file: Option<File>,
     json: bool,
+    debug: bool,
 }
 
 impl Log {
     pub fn stderr() -> Self {
-        Log { file: None, json: false }
+        Log { file: None, json: false, debug: false }
     }
 
-    pub fn open(path: Option<&str>, format: Option<&str>) -> Result<Self, String> {
+    pub fn open(path: Option<&str>, format: Option<&str>, debug: bool) -> Result<Self, String> {
         let json = match format.unwrap_or("text") {
             "" | "text" => false,
             "json" => true,
@@ -30,7 +32,7 @@ impl Log {
             }
             None => None,
         };
-        Ok(Log { file, json })
+        Ok(Log { file, json, debug })
     }
 
     /// To the log file, and as it is to standard error.
@@ -48,6 +50,13 @@ impl Log {
         }
     }
 
+    /// With `--debug` only: then also to standard error, which is a container's too.
+    pub fn debug(&self, message: &str) {
+        if self.debug {
+            self.write("debug", message);
+        }
+    }
+
     fn write(&self, level: &str, message: &str) {
         let time = jiff::Timestamp::now();
         let line = if self.json {
@@ -60,13 +69,5 @@ impl Log {
             Some(file) => (&mut &*file).write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
-    }
-}
-
-/// `no such file or directory`: the words that podman and docker look for, without Rust's "(os error 2)".
-pub fn plain(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(raw) => nix::errno::Errno::from_raw(raw).desc().to_lowercase(),
-        None => error.to_string(),
     }
 }

@@ -3,8 +3,7 @@
 use crate::args::{Command, Flag, HELP, Parsed};
 use crate::state::Status;
 use crate::{Context, Done};
-use oci_spec::runtime::LinuxResources;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Flags, and where their values go; those of `SIZES` take k, m and g.
 const NUMBERS: &[(&str, &str)] = &[
@@ -72,42 +71,17 @@ fn update(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
     if matches!(state.status()?, Status::Stopped | Status::Creating) {
         return Err("container not running".into());
     }
-    let mut change = match parsed.one("resources") {
+    let change = match parsed.one("resources") {
         Some("-") => {
             let read = serde_json::from_reader(std::io::stdin());
             read.map_err(|error| format!("resources from standard input: {error}"))?
         }
-        Some(path) => crate::bundle::read_json(&crate::foreground::absolute(path)?)?,
+        Some(path) => killick_container::config::read_json(&crate::foreground::absolute(path)?)?,
         None => from_flags(parsed)?,
     };
-    // Device rules are create's business, as with runc.
-    if let Some(object) = change.as_object_mut() {
-        object.remove("devices");
-    }
-    let old = state.config.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
-    complete(&mut change, &old);
-    let wanted = parse(&change)?;
-    if let Err(error) = state.cgroup.set(&wanted) {
-        let mut before = old;
-        if let Some(object) = before.as_object_mut() {
-            object.remove("devices");
-        }
-        // The first error is the one to tell.
-        let _ = parse(&before).map(|before| state.cgroup.set(&before));
-        return Err(error.to_string().into());
-    }
-    if state.config.get("linux").is_none() {
-        state.config["linux"] = json!({});
-    }
-    let mut merged = old;
-    merge(&mut merged, change);
-    state.config["linux"]["resources"] = merged;
+    killick_container::update::update(&state.cgroup, &mut state.config, change)?;
     state.write()?;
     Ok(0)
-}
-
-fn parse(resources: &Value) -> Result<LinuxResources, String> {
-    serde_json::from_value(resources.clone()).map_err(|error| format!("resources: {error}"))
 }
 
 fn from_flags(parsed: &Parsed) -> Result<Value, String> {
@@ -152,34 +126,12 @@ fn size(text: &str) -> Option<i64> {
     digits.parse::<i64>().ok()?.checked_mul(1 << shift)
 }
 
-/// Quota and period are one file on v2: the half that is not given stays as it is.
-fn complete(change: &mut Value, old: &Value) {
-    for (given, other) in [("quota", "period"), ("period", "quota")] {
-        let is_half =
-            change.pointer(&format!("/cpu/{given}")).is_some() && change.pointer(&format!("/cpu/{other}")).is_none();
-        if let Some(kept) = old.pointer(&format!("/cpu/{other}")).filter(|_| is_half) {
-            change["cpu"][other] = kept.clone();
-        }
-    }
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert_with(|| Value::Object(Map::new())), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_suffixes_and_halves_are_completed() {
+    fn sizes_have_suffixes() {
         for (text, expected) in [
             ("5", Some(5)),
             ("1k", Some(1024)),
@@ -191,8 +143,5 @@ mod tests {
         ] {
             assert_eq!(size(text), expected, "{text}");
         }
-        let mut change = json!({"cpu": {"quota": 5000}});
-        complete(&mut change, &json!({"cpu": {"period": 20000}, "pids": {"limit": 4}}));
-        assert_eq!(change, json!({"cpu": {"quota": 5000, "period": 20000}}));
     }
 }

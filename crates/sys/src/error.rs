@@ -46,6 +46,14 @@ impl Error {
     }
 }
 
+/// `no such file or directory`: the words that podman and docker look for, without Rust's "(os error 2)".
+pub fn plain(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(raw) => Errno::from_raw(raw).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
 /// Adds the call to a bare errno, lazily.
 pub trait Context<T> {
     fn call(self, call: impl FnOnce() -> String) -> Result<T>;
