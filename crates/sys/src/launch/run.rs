@@ -94,10 +94,11 @@ impl Child<'_> {
                 let keep: Vec<_> = used.chain(self.kept()).collect();
                 self.root.forget();
                 self.trees.clear();
-                Ok(match self.fds_end {
+                match self.fds_end {
                     0 => fd::close_all_except(&keep)?,
                     end => fd::close_all_except_below(&keep, end)?,
-                })
+                }
+                Ok(())
             }
             Step::ResetSignals => {
                 signal::reset_dispositions();
