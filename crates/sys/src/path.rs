@@ -63,11 +63,13 @@ pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> R
     }
 }
 
-/// Without openat2 another file system is seen by its device; one file of the same bound over another is not.
+/// Without openat2 another file system is seen by its device, and one file of the same bound over another by the mount's
+/// number, where the kernel tells it.
 fn walk_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
     let call = || format!("walk({}, {path:?}, no mounts)", describe(root));
     let leaves = || Error::new(call(), Errno::EXDEV);
     let device = fstat(root).call(call)?.st_dev;
+    let mount = crate::tree::mount_id(root).ok();
     let mut left = names(path);
     let mut here = root.try_clone_to_owned().call(call)?;
     let mut parent = None;
@@ -78,7 +80,7 @@ fn walk_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<Owned
         }
         let next = open_child(here.as_fd(), &name, OFlag::O_PATH)?;
         let stat = fstat(&next).call(call)?;
-        if stat.st_dev != device {
+        if stat.st_dev != device || (mount.is_some() && crate::tree::mount_id(next.as_fd()).ok() != mount) {
             return Err(leaves());
         }
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {

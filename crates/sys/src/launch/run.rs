@@ -143,6 +143,7 @@ impl Child<'_> {
             | Step::ProcAt(_)
             | Step::CloneTree { .. }
             | Step::TmpfsTree { .. }
+            | Step::AdoptTree { .. }
             | Step::OpenRoot(_)
             | Step::AttachRoot(_)
             | Step::Mount(_)
@@ -204,6 +205,7 @@ impl Child<'_> {
             Step::NoNewPrivileges => {
                 Ok(nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".into())?)
             }
+            Step::Seccomp(filter) if filter.listens() => self.load_listener(filter),
             Step::Seccomp(filter) => Ok(filter
                 .load()
                 .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", filter.program.len()))?),
@@ -282,7 +284,7 @@ impl Child<'_> {
     }
 
     /// Nobody listening any more is no reason to stop: the parent's death shows at the gate.
-    fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
+    pub(super) fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
         let bytes = serde_json::to_vec(report).unwrap_or_default();
         let _ = fd::send_message(self.channel.as_fd(), &bytes, with.as_slice());
     }
@@ -328,19 +330,11 @@ impl Child<'_> {
         Ok(())
     }
 
-    /// So that a process that is not root can open /dev/stdout again. Sockets, files and the null device stay as
-    /// they are, and a refusal (a read-only file system, a user namespace) does not matter.
+    /// So that a process that is not root can open /dev/stdout again; a refusal (a read-only file system, a user
+    /// namespace) does not matter.
     fn chown_stdio(&self) {
-        use nix::sys::stat::{SFlag, fstat};
         for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
-            let Ok(stat) = fstat(stream) else { continue };
-            let kind = stat.st_mode & SFlag::S_IFMT.bits();
-            let major = nix::sys::stat::major(stat.st_rdev);
-            let is_pipe = kind == SFlag::S_IFIFO.bits();
-            // Unix98 pty slaves have the majors 136 to 143.
-            let is_pty = kind == SFlag::S_IFCHR.bits() && (136..=143).contains(&major);
-            if (is_pipe || is_pty) && stat.st_uid != self.ids.uid {
-                let group = if is_pty { None } else { Some(Gid::from_raw(self.ids.gid)) };
+            if let Some(group) = chown_of(stream, &self.ids) {
                 let _ = nix::unistd::fchown(stream, Some(Uid::from_raw(self.ids.uid)), group);
             }
         }
@@ -397,8 +391,12 @@ impl Child<'_> {
         if tail::is_simple(rest)
             && let Some(path) = &self.executable
         {
-            let channel = self.channel.as_raw_fd();
-            let inside = tail::birth(&self.private, (before, rest), channel, path, self.home.as_deref())?;
+            let listener = rest.iter().find_map(|step| match step {
+                Step::GateSocket(listener) => Some(self.fd(*listener).as_raw_fd()),
+                _ => None,
+            });
+            let channels = (self.channel.as_raw_fd(), listener);
+            let inside = tail::birth(&self.private, (before, rest), channels, path, self.home.as_deref())?;
             let pidfd = inside.pidfd.as_ref().map(|pidfd| pidfd.as_fd());
             self.report(&Report::Inside { pid: inside.pid }, pidfd);
             let _ = nix::unistd::write(&inside.known, &[1]);
@@ -439,7 +437,20 @@ fn is_cwd_inside() -> Result<bool, Errno> {
     Errno::result(length).map(|_| path[0] == b'/')
 }
 
-fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
+/// Whether a stream is to be given to the user, and with which group. Sockets, files and the null device stay as they
+/// are.
+pub(super) fn chown_of(stream: BorrowedFd<'_>, ids: &Ids) -> Option<Option<Gid>> {
+    use nix::sys::stat::{SFlag, fstat};
+    let stat = fstat(stream).ok()?;
+    let kind = stat.st_mode & SFlag::S_IFMT.bits();
+    let major = nix::sys::stat::major(stat.st_rdev);
+    let is_pipe = kind == SFlag::S_IFIFO.bits();
+    // Unix98 pty slaves have the majors 136 to 143.
+    let is_pty = kind == SFlag::S_IFCHR.bits() && (136..=143).contains(&major);
+    ((is_pipe || is_pty) && stat.st_uid != ids.uid).then(|| (!is_pty).then(|| Gid::from_raw(ids.gid)))
+}
+
+pub(super) fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
     let cause = errno.desc().to_lowercase();
     LaunchError::Cwd { path: path.display().to_string(), cause: format!("chdir {}: {cause}", path.display()) }
 }
