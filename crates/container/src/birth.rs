@@ -1,7 +1,7 @@
 //! A container is born: the configuration becomes a plan, the plan a child that waits at its gate.
 
 use crate::attributes::{self, Attributes};
-use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
+use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
 use crate::process::{self, Begun, Gate, PlannedStdio, begin_first, finish, let_in, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
 use crate::seccomp::listener::{self, About, Listener};
@@ -288,7 +288,7 @@ fn shared(join: &Join<'_>, api: Api, born: Born) -> Shared {
         Api::Classic => sandbox.shm_directory(),
     });
     // A procfs shows the PID namespace of whoever mounts it, and that child is outside.
-    let proc = (born == Born::Outside).then(|| PathBuf::from("/proc"));
+    let proc = (born == Born::Outside).then(|| ProcOf::Sandbox(PathBuf::from("/proc")));
     Shared { shm, proc }
 }
 

@@ -5,7 +5,8 @@ use crate::birth::{Born, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
 use crate::meeting::{Meeting, Meetings};
-use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
+use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
+use crate::pid_namespace::{Birthplace, of_joined};
 use crate::process::{Begun, Gate, PlannedStdio, begin_first, finish, join_rdt, let_in, plan_stdio};
 use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
@@ -67,18 +68,29 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Starts the birth.
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
+    create_with(facts, request, |_| {})
+}
+
+/// As `create`; `change` sees the plan before it is run. For tests that make step *n* fail.
+#[doc(hidden)]
+pub fn create_with(
+    facts: &Facts,
+    request: BundleRequest<'_>,
+    change: impl FnOnce(&mut Plan),
+) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
     let rdt = Held(rdt::create(request.spec, &id).map_err(LaunchError::Unsupported)?);
-    let Planned { plan, mut settings, born_in, placing, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
+    let Planned { mut plan, mut settings, born_in, placing, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
     settings.rdt = rdt.0.clone();
+    change(&mut plan);
     let pid_namespace = match &pid {
-        Pid::Host => PidNamespace::Inherit,
         Pid::New => PidNamespace::New,
-        Pid::Joined(namespace) => PidNamespace::Inside(namespace.as_fd()),
+        Pid::Joined(namespace, ..) if !settings.born_outside => PidNamespace::Inside(namespace.as_fd()),
+        Pid::Host | Pid::Joined(..) => PidNamespace::Inherit,
     };
     let launch = launch(plan, pid_namespace, born_in)?;
-    // Those that follow the first process are seen by it.
-    settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
+    // Those that follow the first process are seen by it, and by whoever joins its namespace later.
+    settings.born_outside = !matches!(pid, Pid::Host);
     Ok(BundleBirth { id, launch, settings, placing, meetings, rdt })
 }
 
@@ -93,14 +105,15 @@ impl BundleBirth {
         let_in(&mut self.placing)
     }
 
-    /// The first process, from its birth on.
+    /// The first process, from the gate on.
     pub fn process(&self) -> Option<&PidFd> {
         self.launch.process()
     }
 
-    /// What finds the container again, from its birth on.
+    /// What finds the container again: from its birth on, and once more at the gate, when another process may have
+    /// come into the first one's place.
     pub fn record(&self) -> Option<Record> {
-        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
+        self.launch.child().map(|process| Record::new(&self.id, process, &self.settings))
     }
 
     /// Blocks until the container waits at its gate. `hooks` runs the runtime's own hooks at their moment, with the
@@ -120,7 +133,7 @@ impl BundleBirth {
             if !self.is_here(deadline)? {
                 continue;
             }
-            let pid = self.launch.process().map_or(0, PidFd::pid);
+            let pid = self.launch.child().map_or(0, PidFd::pid);
             let done = match self.meetings.next() {
                 Some(Meeting::NetDevices(devices)) => crate::net_devices::move_all(&devices, pid),
                 Some(Meeting::Hooks) => hooks.take().map_or(Ok(()), |hooks| hooks(pid)),
@@ -170,7 +183,7 @@ impl BundleBirth {
 enum Pid {
     Host,
     New,
-    Joined(OwnedFd),
+    Joined(OwnedFd, PathBuf),
 }
 
 struct Planned {
@@ -199,7 +212,8 @@ fn namespaces(spec: &Spec) -> Result<Namespaces, LaunchError> {
             .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
             .transpose()?;
         match (kind, opened) {
-            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd),
+            (NamespaceKind::Pid, Some(fd)) if is_own_namespace(fd.as_fd(), kind)? => {}
+            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd, path.cloned().unwrap_or_default()),
             (NamespaceKind::Pid, None) => found.pid = Pid::New,
             (kind, Some(fd)) => found.joined.push((kind, fd)),
             (kind, None) => found.new.push(kind),
@@ -236,7 +250,12 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     let (root_path, readonly) = (bundle.join(root.path()), root.readonly().unwrap_or(false));
     let Namespaces { joined, mut new, pid } = namespaces(spec)?;
     let pid_mode = if matches!(pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
-    let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
+    let birthplace = match &pid {
+        Pid::Joined(namespace, path) => of_joined(facts, namespace.as_fd(), path, spec)?,
+        Pid::Host | Pid::New => Birthplace::Inside,
+    };
+    let born = if matches!(birthplace, Birthplace::Outside { .. }) { Born::Outside } else { Born::Inside };
+    let mut settings = settings(process, UserRequest::Ids, seccomp, born, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
     settings.attributes = crate::attributes::of(spec)?;
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, state)?;
@@ -252,10 +271,14 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
         new.retain(|kind| *kind != NamespaceKind::Cgroup);
     }
     let mounted = absolute_sources(spec, bundle);
+    let mut shared = Shared::default();
+    if let Birthplace::Outside { procs } = birthplace {
+        shared.proc = Some(ProcOf::Made(procs.into_iter().map(|proc| plan.fd("its proc", proc)).collect()));
+    }
     let mut planner = Planner {
         plan: &mut plan,
         api,
-        shared: Shared::default(),
+        shared,
         cgroups: cgroup.dirs(),
         cgroup_namespace: facts.cgroup_namespace && has_namespace(spec, LinuxNamespaceType::Cgroup),
         sources: Vec::new(),
@@ -280,6 +303,10 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
         let each = joined.into_iter().map(|(kind, fd)| (kind, plan.fd(format!("{} namespace", kind.proc_name()), fd)));
         let each = each.collect();
         plan.push(Step::Join { target: None, kinds: Vec::new(), each });
+    }
+    if let (Born::Outside, Pid::Joined(namespace, _)) = (born, &pid) {
+        let fd = plan.fd("PID namespace", crate::process::clone_fd(namespace)?);
+        plan.push(Step::PidForChildren(fd));
     }
     let own_network = new.contains(&NamespaceKind::Network);
     plan.push(Step::Unshare(new));

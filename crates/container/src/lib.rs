@@ -31,6 +31,7 @@ pub mod memory_policy;
 mod mounts;
 mod net_devices;
 mod options;
+mod pid_namespace;
 mod process;
 pub mod rdt;
 mod request;

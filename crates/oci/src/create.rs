@@ -189,6 +189,8 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         lifecycle::poststop(context, &state);
         return Err(start(error.to_string()));
     }
+    // Where it was prepared from outside its PID namespace, another process is the first one now.
+    state.record = born.record().ok_or_else(|| start("it has no process".into()))?;
     let terminal = finish(&mut born, console, parsed.one("pid-file"))?;
     if let (Some(socket), Some(process)) = (parsed.one("pidfd-socket"), born.process()) {
         stdio::send_pidfd(socket, "standard", process)?;

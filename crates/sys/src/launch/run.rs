@@ -132,6 +132,7 @@ impl Child<'_> {
             | Step::TmpfsRoot { .. }
             | Step::CloneTree { .. }
             | Step::TmpfsTree { .. }
+            | Step::AdoptTree { .. }
             | Step::OpenRoot(_)
             | Step::AttachRoot(_)
             | Step::Mount(_)
@@ -377,8 +378,12 @@ impl Child<'_> {
         if tail::is_simple(rest)
             && let Some(path) = &self.executable
         {
-            let channel = self.channel.as_raw_fd();
-            let inside = tail::birth(&self.private, (before, rest), channel, path, self.home.as_deref())?;
+            let listener = rest.iter().find_map(|step| match step {
+                Step::GateSocket(listener) => Some(self.fd(*listener).as_raw_fd()),
+                _ => None,
+            });
+            let channels = (self.channel.as_raw_fd(), listener);
+            let inside = tail::birth(&self.private, (before, rest), channels, path, self.home.as_deref())?;
             let pidfd = inside.pidfd.as_ref().map(|pidfd| pidfd.as_fd());
             self.report(&Report::Inside { pid: inside.pid }, pidfd);
             let _ = nix::unistd::write(&inside.known, &[1]);

@@ -69,6 +69,9 @@ impl fmt::Display for Shown<'_> {
             Step::OverlayAt(overlay) => write!(f, "mount(overlay, {}, {})", overlay.at.display(), overlay.data()),
             Step::OverlayTree { overlay, tree } => write!(f, "{tree} = fsmount(overlay, {})", overlay.data()),
             Step::BindRoot { path } => write!(f, "mount({0}, {0}, MS_BIND|MS_REC)", path.display()),
+            Step::AdoptTree { tree, fd, set, clear: _ } => {
+                write!(f, "{tree} = <{}> with {}", self.name(*fd), crate::mount::flag_list(*set))
+            }
             Step::TmpfsRoot { data, at } => write!(f, "mount(tmpfs, {}, {data})", at.display()),
             Step::CloneTree {
                 tree,
