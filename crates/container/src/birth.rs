@@ -191,6 +191,7 @@ fn plan(
 
     let mut plan = Plan::new();
     let begun = begin_first(&mut plan, cgroup, settings.oom_score_adj)?;
+    settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
     if api == Api::Classic
         && born == Born::Outside
@@ -441,6 +442,7 @@ pub(crate) fn settings(
         pid_namespace: pid != PidMode::Host,
         attributes: Attributes::default(),
         rdt: None,
+        labels: crate::labels::of(process),
         listener: None,
     })
 }

@@ -26,6 +26,7 @@ pub mod config;
 pub mod devices;
 mod exec;
 pub mod hooks;
+mod labels;
 mod meeting;
 pub mod memory_policy;
 mod mounts;

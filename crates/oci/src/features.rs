@@ -120,8 +120,8 @@ fn features() -> Value {
                 "knownFlags": seccomp_flags().map(|(_, name)| name).collect::<Vec<_>>(),
                 "supportedFlags": supported_flags,
             },
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
             "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "memoryPolicy": {
                 "modes": killick_container::memory_policy::MODES,

@@ -293,9 +293,10 @@ impl NewFilesystem {
 
     /// Options as mount(2) takes them: `mode=755,size=64k`, `newinstance`.
     pub fn set_data(&self, data: &str) -> Result<()> {
-        for option in data.split(',').filter(|option| !option.is_empty()) {
+        for option in split_options(data) {
             match option.split_once('=') {
-                Some((key, value)) => self.set(key, value)?,
+                // mount(2) takes the quotes off (a security context has commas).
+                Some((key, value)) => self.set(key, value.trim_matches('"'))?,
                 None => self.set_flag(option)?,
             }
         }
@@ -333,6 +334,29 @@ impl NewFilesystem {
         let mounted =
             unsafe { libc::syscall(libc::SYS_fsmount, self.context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes(flags)) };
         check(mounted, || format!("fsmount({}, {})", self.fstype, flag_list(flags))).map(|fd| own(fd as RawFd))
+    }
+}
+
+/// At commas that are not between quotes.
+fn split_options(data: &str) -> Vec<&str> {
+    let mut quoted = false;
+    let at_comma = |letter: char| {
+        quoted ^= letter == '"';
+        letter == ',' && !quoted
+    };
+    data.split(at_comma).filter(|option| !option.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_comma_does_not_end_an_option() {
+        assert_eq!(
+            split_options("mode=755,,context=\"u:r:t:s0:c1,c2\",ro"),
+            ["mode=755", "context=\"u:r:t:s0:c1,c2\"", "ro"]
+        );
     }
 }
 
