@@ -347,19 +347,6 @@ fn split_options(data: &str) -> Vec<&str> {
     data.split(at_comma).filter(|option| !option.is_empty()).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quoted_comma_does_not_end_an_option() {
-        assert_eq!(
-            split_options("mode=755,,context=\"u:r:t:s0:c1,c2\",ro"),
-            ["mode=755", "context=\"u:r:t:s0:c1,c2\"", "ro"]
-        );
-    }
-}
-
 /// pivot_root(".", "."): the new root goes over the old one, which stays reachable as "." below it.
 #[allow(unsafe_code)]
 pub fn pivot_root_here() -> Result<()> {
@@ -394,4 +381,17 @@ pub fn flags_of(fd: BorrowedFd<'_>) -> Result<u64> {
 pub fn fs_magic(fd: impl AsFd) -> Result<i64> {
     let stat = nix::sys::statfs::fstatfs(&fd).call(|| format!("fstatfs({})", describe(&fd)))?;
     Ok(stat.filesystem_type().0 as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_comma_does_not_end_an_option() {
+        assert_eq!(
+            split_options("mode=755,,context=\"u:r:t:s0:c1,c2\",ro"),
+            ["mode=755", "context=\"u:r:t:s0:c1,c2\"", "ro"]
+        );
+    }
 }
