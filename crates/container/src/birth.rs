@@ -237,7 +237,7 @@ fn plan(
     if is_readonly(&rootfs) {
         plan.push(Step::ReadonlyRoot);
     }
-    finish(&mut plan, &settings, &stdio, Gate::Wait, args);
+    finish(&mut plan, &settings, &stdio, Gate::Wait { hooks: None }, args);
     Ok(Planned { plan, settings, born_in })
 }
 

@@ -40,8 +40,8 @@ pub struct BundleRequest<'a> {
     pub env: Vec<String>,
     /// Name of its own session keyring.
     pub keyring: Option<String>,
-    /// From `killick_sys::launch::gate_listen`: where another process will start it.
-    pub gate: OwnedFd,
+    /// From `killick_sys::launch::gate_listen`: where another process will start it. None: `BundleBirth::start` does.
+    pub gate: Option<OwnedFd>,
     /// `hooks::state`.
     pub state: &'a Map<String, Value>,
 }
@@ -53,6 +53,7 @@ pub struct BundleBirth {
     launch: Launch,
     settings: Settings,
     rendezvous: Option<OwnedFd>,
+    has_socket: bool,
 }
 
 /// A birth that has made no step for so long is given up.
@@ -61,6 +62,7 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 /// Starts the birth.
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
+    let has_socket = request.gate.is_some();
     let Planned { plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
     let pid_namespace = match &pid {
         Pid::Host => PidNamespace::Inherit,
@@ -70,7 +72,7 @@ pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, 
     let launch = launch(plan, pid_namespace, born_in)?;
     // Those that follow the first process are seen by it.
     settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
-    Ok(BundleBirth { id, launch, settings, rendezvous })
+    Ok(BundleBirth { id, launch, settings, rendezvous, has_socket })
 }
 
 impl BundleBirth {
@@ -84,13 +86,51 @@ impl BundleBirth {
         self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
     }
 
+    /// Readable when `progress` has something new.
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.launch.channel()
+    }
+
+    /// Pending, then AtGate, after `start` Running; or Failed. Never blocks.
+    pub fn progress(&mut self) -> Progress {
+        self.launch.progress()
+    }
+
+    /// Readable when the child has come to the moment of the runtime's own hooks; None where there are none, and after
+    /// `go`.
+    pub fn rendezvous(&self) -> Option<BorrowedFd<'_>> {
+        self.rendezvous.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether the child stands at the rendezvous. To be asked once for each time that it is readable.
+    pub fn has_arrived(&self) -> bool {
+        let Some(rendezvous) = &self.rendezvous else { return false };
+        fd::receive_message(rendezvous.as_fd(), 16).is_ok_and(|message| !message.is_end())
+    }
+
+    /// The runtime's hooks have run: the child goes on.
+    pub fn go(&mut self) -> Result<(), LaunchError> {
+        let Some(rendezvous) = self.rendezvous.take() else { return Ok(()) };
+        match fd::send_message(rendezvous.as_fd(), killick_sys::launch::GO, &[]) {
+            // What it died of is on the channel.
+            Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Opens a gate that has no socket: the program runs once `progress` is Running.
+    pub fn start(&mut self) -> Result<(), LaunchError> {
+        self.launch.open_gate()
+    }
+
     /// Blocks until the container waits at its gate. `hooks` runs the runtime's own hooks at their moment, with the
     /// first process's pid; its failure ends the birth.
     pub fn at_gate(&mut self, hooks: impl FnOnce(i32) -> Result<(), String>) -> Result<(), LaunchError> {
         let mut hooks = Some(hooks);
         let mut deadline = Instant::now() + CREATE_DEADLINE;
         loop {
-            match self.launch.progress() {
+            match self.progress() {
                 Progress::AtGate | Progress::Running => return Ok(()),
                 Progress::Failed(error) => return Err(error),
                 Progress::Pending => {}
@@ -100,18 +140,11 @@ impl BundleBirth {
             }
             if self.is_here(deadline)?
                 && let Some(hooks) = hooks.take()
-                && let Some(rendezvous) = self.rendezvous.take()
             {
                 let pid = self.launch.process().map_or(0, PidFd::pid);
                 hooks(pid).map_err(LaunchError::Unsupported)?;
                 deadline = Instant::now() + CREATE_DEADLINE;
-                match fd::send_message(rendezvous.as_fd(), killick_sys::launch::GO, &[]) {
-                    // What it died of is on the channel.
-                    Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => {}
-                    sent => {
-                        sent?;
-                    }
-                }
+                self.go()?;
             }
         }
     }
@@ -120,7 +153,7 @@ impl BundleBirth {
     fn is_here(&self, deadline: Instant) -> Result<bool, LaunchError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let fds = [Some(self.launch.channel()), self.rendezvous.as_ref().map(AsFd::as_fd)];
+        let fds = [Some(self.channel()), self.rendezvous()];
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, timeout) {
@@ -129,12 +162,7 @@ impl BundleBirth {
         }
         let events = |index: usize| polled.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
         // A child that has died closes both: the channel says of what.
-        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN) && self.said_here())
-    }
-
-    fn said_here(&self) -> bool {
-        let Some(rendezvous) = &self.rendezvous else { return false };
-        fd::receive_message(rendezvous.as_fd(), 16).is_ok_and(|message| !message.is_end())
+        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN) && self.has_arrived())
     }
 
     pub fn warnings(&self) -> &[String] {
@@ -145,10 +173,13 @@ impl BundleBirth {
         self.launch.take_terminal()
     }
 
-    /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
+    /// The container, at a gate with a socket: from here on it lives on when this process ends, so its record must be
+    /// safe. Without a socket: the container that runs.
     pub fn into_container(mut self) -> Result<Container, LaunchError> {
-        self.launch.open_gate()?;
-        let BundleBirth { id, launch, settings, rendezvous: _ } = self;
+        if self.has_socket {
+            self.launch.open_gate()?;
+        }
+        let BundleBirth { id, launch, settings, rendezvous: _, has_socket: _ } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
         Ok(Container { id, process, settings })
     }
@@ -230,7 +261,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let attach = cgroup.attach().map_err(cgroup_error)?;
     let born_in = begin(&mut plan, Some(&attach), settings.oom_score_adj)?;
     let stdio = plan_stdio(&mut plan, stdio);
-    let gate = plan.fd("gate", gate);
+    let gate = gate.map(|gate| plan.fd("gate", gate));
     if !facts.cgroup_namespace {
         new.retain(|kind| *kind != NamespaceKind::Cgroup);
     }
@@ -317,7 +348,11 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     plan.extend(keyring.map(Step::SessionKeyring));
     plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
-    finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
+    let gate = match gate {
+        Some(listener) => Gate::Socket { listener, hooks },
+        None => Gate::Wait { hooks },
+    };
+    finish(&mut plan, &settings, &stdio, gate, args);
     if spec.process().is_none() {
         plan.without_program();
     }

@@ -152,7 +152,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         inherited: count,
         env,
         keyring: keyring(parsed.has("no-new-keyring"), id),
-        gate,
+        gate: Some(gate),
         state: &hook_state,
     };
     let start = |why: String| format!("unable to start container process: {why}");
