@@ -30,6 +30,7 @@ mod options;
 mod process;
 mod request;
 pub mod resources;
+pub mod rootfs_mounts;
 pub mod sandbox;
 mod scheduling;
 pub mod seccomp;
