@@ -4,20 +4,21 @@
 use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
+use crate::meeting::{Meeting, Meetings};
 use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
-use crate::process::{Gate, PlannedStdio, begin, finish, plan_stdio};
+use crate::process::{Gate, PlannedStdio, begin, finish, join_rdt, plan_stdio};
+use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
 use crate::state::{Container, Record, Settings};
 use killick_sys::error::{Context, Error};
 use killick_sys::facts::Facts;
-use killick_sys::fd;
 use killick_sys::launch::{Fd, Launch, LaunchError, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch};
 use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
 use killick_sys::seccomp::Filter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,12 +35,14 @@ pub struct BundleRequest<'a> {
     pub cgroup: &'a Cgroup,
     pub seccomp: Option<Filter>,
     pub stdio: Stdio,
-    /// Descriptors 3 and up that are passed on.
-    pub inherited: i32,
+    /// Descriptors that are passed on at their places.
+    pub inherited: Vec<i32>,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
     /// Name of its own session keyring.
     pub keyring: Option<String>,
+    /// The root is moved over the host's, where that is one which pivot_root refuses.
+    pub no_pivot: bool,
     /// From `killick_sys::launch::gate_listen`: where another process will start it. None: `BundleBirth::start` does.
     pub gate: Option<OwnedFd>,
     /// `hooks::state`.
@@ -52,8 +55,19 @@ pub struct BundleBirth {
     id: String,
     launch: Launch,
     settings: Settings,
-    rendezvous: Option<OwnedFd>,
+    meetings: Meetings,
+    /// After `launch`: nobody is in it then.
+    rdt: Held,
     has_socket: bool,
+}
+
+/// A moment of a birth at which the child waits for the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Met {
+    /// prestart and createRuntime are to be run, then `go` is to be called.
+    Hooks,
+    /// What was to do is done.
+    Done,
 }
 
 /// A birth that has made no step for so long is given up.
@@ -63,7 +77,9 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
     let has_socket = request.gate.is_some();
-    let Planned { plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
+    let rdt = Held(rdt::create(request.spec, &id).map_err(LaunchError::Unsupported)?);
+    let Planned { plan, mut settings, born_in, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
+    settings.rdt = rdt.0.clone();
     let pid_namespace = match &pid {
         Pid::Host => PidNamespace::Inherit,
         Pid::New => PidNamespace::New,
@@ -72,7 +88,7 @@ pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, 
     let launch = launch(plan, pid_namespace, born_in)?;
     // Those that follow the first process are seen by it.
     settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
-    Ok(BundleBirth { id, launch, settings, rendezvous, has_socket })
+    Ok(BundleBirth { id, launch, settings, meetings, rdt, has_socket })
 }
 
 impl BundleBirth {
@@ -96,27 +112,28 @@ impl BundleBirth {
         self.launch.progress()
     }
 
-    /// Readable when the child has come to the moment of the runtime's own hooks; None where there are none, and after
-    /// `go`.
+    /// Readable when the child waits for the runtime: then `meet`. None when there is nothing more to come.
     pub fn rendezvous(&self) -> Option<BorrowedFd<'_>> {
-        self.rendezvous.as_ref().map(AsFd::as_fd)
+        self.meetings.socket()
     }
 
-    /// Whether the child stands at the rendezvous. To be asked once for each time that it is readable.
-    pub fn has_arrived(&self) -> bool {
-        let Some(rendezvous) = &self.rendezvous else { return false };
-        fd::receive_message(rendezvous.as_fd(), 16).is_ok_and(|message| !message.is_end())
-    }
-
-    /// The runtime's hooks have run: the child goes on.
-    pub fn go(&mut self) -> Result<(), LaunchError> {
-        let Some(rendezvous) = self.rendezvous.take() else { return Ok(()) };
-        match fd::send_message(rendezvous.as_fd(), killick_sys::launch::GO, &[]) {
-            // What it died of is on the channel.
-            Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-            Err(error) => Err(error.into()),
-            Ok(_) => Ok(()),
+    /// Does what the child waits for; None when it does not wait (it has died: the channel says of what).
+    pub fn meet(&mut self) -> Result<Option<Met>, LaunchError> {
+        match self.meetings.next() {
+            Some(Meeting::NetDevices(devices)) => {
+                let pid = self.launch.process().map_or(0, PidFd::pid);
+                crate::net_devices::move_all(&devices, pid).map_err(LaunchError::Unsupported)?;
+                self.meetings.done()?;
+                Ok(Some(Met::Done))
+            }
+            Some(Meeting::Hooks) => Ok(Some(Met::Hooks)),
+            None => Ok(None),
         }
+    }
+
+    /// The hooks have run: the child goes on.
+    pub fn go(&self) -> Result<(), LaunchError> {
+        self.meetings.done()
     }
 
     /// Opens a gate that has no socket: the program runs once `progress` is Running.
@@ -130,7 +147,7 @@ impl BundleBirth {
         let mut hooks = Some(hooks);
         let mut deadline = Instant::now() + CREATE_DEADLINE;
         loop {
-            match self.progress() {
+            match self.launch.progress() {
                 Progress::AtGate | Progress::Running => return Ok(()),
                 Progress::Failed(error) => return Err(error),
                 Progress::Pending => {}
@@ -138,14 +155,15 @@ impl BundleBirth {
             if Instant::now() >= deadline {
                 return Err(LaunchError::Late);
             }
-            if self.is_here(deadline)?
-                && let Some(hooks) = hooks.take()
-            {
+            if !self.is_here(deadline)? {
+                continue;
+            }
+            if self.meet()? == Some(Met::Hooks) {
                 let pid = self.launch.process().map_or(0, PidFd::pid);
-                hooks(pid).map_err(LaunchError::Unsupported)?;
-                deadline = Instant::now() + CREATE_DEADLINE;
+                hooks.take().map_or(Ok(()), |hooks| hooks(pid)).map_err(LaunchError::Unsupported)?;
                 self.go()?;
             }
+            deadline = Instant::now() + CREATE_DEADLINE;
         }
     }
 
@@ -153,7 +171,7 @@ impl BundleBirth {
     fn is_here(&self, deadline: Instant) -> Result<bool, LaunchError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let fds = [Some(self.channel()), self.rendezvous()];
+        let fds = [Some(self.launch.channel()), self.meetings.socket()];
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, timeout) {
@@ -162,7 +180,7 @@ impl BundleBirth {
         }
         let events = |index: usize| polled.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
         // A child that has died closes both: the channel says of what.
-        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN) && self.has_arrived())
+        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN))
     }
 
     pub fn warnings(&self) -> &[String] {
@@ -179,8 +197,9 @@ impl BundleBirth {
         if self.has_socket {
             self.launch.open_gate()?;
         }
-        let BundleBirth { id, launch, settings, rendezvous: _, has_socket: _ } = self;
+        let BundleBirth { id, launch, settings, meetings: _, mut rdt, has_socket: _ } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
+        rdt.0 = None;
         Ok(Container { id, process, settings })
     }
 }
@@ -196,7 +215,7 @@ struct Planned {
     settings: Settings,
     born_in: Option<Fd>,
     pid: Pid,
-    rendezvous: Option<OwnedFd>,
+    meetings: Meetings,
 }
 
 /// Namespaces of the configuration: those to join, those to make.
@@ -238,8 +257,9 @@ fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
     }
 }
 
-fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
-    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, gate, state } = request;
+fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<Planned, LaunchError> {
+    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, no_pivot, gate, state } =
+        request;
     let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
     // The specification wants a process only of start.
     let nothing = Process::default();
@@ -254,12 +274,14 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let pid_mode = if matches!(pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
     let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
+    settings.attributes = crate::attributes::of(spec)?;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();
     plan.keep_inherited(inherited);
     let attach = cgroup.attach().map_err(cgroup_error)?;
     let born_in = begin(&mut plan, Some(&attach), settings.oom_score_adj)?;
+    join_rdt(&mut plan, rdt)?;
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = gate.map(|gate| plan.fd("gate", gate));
     if !facts.cgroup_namespace {
@@ -281,7 +303,11 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
 
     plan.extend([Step::Umask(0), Step::NewSession]);
     let linux = spec.linux().as_ref();
-    let propagation = root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
+    let wanted = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+    if no_pivot && matches!(wanted, Some("private" | "rprivate")) {
+        return Err(missing("rootfsPropagation of [r]private is not safe without pivot_root"));
+    }
+    let propagation = root_propagation(wanted)?;
     if api == Api::Detached {
         plan.push(root_tree(&root_path, &propagation));
         plan.extend(steps.outside);
@@ -295,6 +321,12 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     plan.push(Step::Unshare(new));
     if own_network {
         plan.push(Step::LoopbackUp);
+    }
+    let mut meetings = Meetings::default();
+    let devices = crate::net_devices::of(spec);
+    if !devices.is_empty() {
+        // Before the sysctls, which may be about them.
+        meetings.plan(&mut plan, Meeting::NetDevices(devices))?;
     }
     let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     plan.extend(non_empty(spec.hostname()).map(Step::Hostname));
@@ -324,28 +356,19 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     }
     plan.extend(steps.finish);
     let hooks = |kind, env: &[String], cwd| hooks::of(kind, spec, state, env, cwd);
-    let mut rendezvous = None;
     if [Kind::Prestart, Kind::CreateRuntime].into_iter().any(|kind| hooks(kind, &[], None).is_some()) {
-        let (ours, theirs) = fd::seqpacket_pair()?;
-        let theirs = plan.fd("rendezvous", theirs);
-        plan.push(Step::Rendezvous(theirs));
-        rendezvous = Some(ours);
+        meetings.plan(&mut plan, Meeting::Hooks)?;
     }
     plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
     // Before the root may become read-only.
     plan.push(Step::MakeDirectory(settings.cwd.clone()));
-    plan.push(Step::PivotRoot);
+    plan.push(if no_pivot { Step::MoveRoot { attached: api == Api::Detached } } else { Step::PivotRoot });
     if readonly {
         plan.push(Step::ReadonlyRoot);
     }
     plan.extend(propagation.after.map(Step::PropagateFlags));
-    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
-        plan.push(Step::Personality(match personality.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => 8,
-        }));
-    }
     plan.extend(keyring.map(Step::SessionKeyring));
+    plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
     let gate = match gate {
@@ -356,7 +379,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     if spec.process().is_none() {
         plan.without_program();
     }
-    Ok(Planned { plan, settings, born_in, pid, rendezvous })
+    Ok(Planned { plan, settings, born_in, pid, meetings })
 }
 
 struct RootPropagation {

@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod birth;
 pub mod bundle;
 pub mod caps;
@@ -24,10 +25,15 @@ pub mod cgroup;
 pub mod config;
 pub mod devices;
 mod exec;
+pub mod features;
 pub mod hooks;
+mod meeting;
+pub mod memory_policy;
 mod mounts;
+mod net_devices;
 mod options;
 mod process;
+pub mod rdt;
 mod request;
 pub mod resources;
 pub mod rootfs_mounts;
@@ -44,4 +50,5 @@ pub use exec::{Exec, ProcessRequest, exec, exec_process};
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;
+pub use scheduling::cpu_mask;
 pub use state::{Container, Record, reopen};

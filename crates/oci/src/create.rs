@@ -28,7 +28,7 @@ const CONFIG: Flag = Flag::value(&["config", "f"], "FILE", "a configuration else
 const CONSOLE: Flag = Flag::value(&["console-socket"], "PATH", "a socket that receives the terminal's master");
 const PIDFD: Flag = Flag::value(&["pidfd-socket"], "PATH", "a socket that receives the first process's pidfd");
 const PID_FILE: Flag = Flag::value(&["pid-file"], "FILE", "where the first process's pid is written");
-const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "not supported yet");
+const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "move the root over the host's instead of changing places with it");
 const NO_KEYRING: Flag = Flag::switch(&["no-new-keyring"], "keep the caller's session keyring");
 const PRESERVE: Flag = Flag::value(&["preserve-fds"], "N", "so many descriptors from 3 on are passed on");
 const DETACH: Flag = Flag::switch(&["detach", "d"], "do not wait for its end");
@@ -119,9 +119,6 @@ impl Drop for Undo<'_> {
 
 fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Made, String> {
     check_id(id)?;
-    if parsed.has("no-pivot") {
-        return Err("--no-pivot is not supported yet".into());
-    }
     let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
@@ -136,9 +133,9 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let cgroup = make_cgroup(&spec, id, &dir)?;
     undo.cgroup = Some(cgroup.clone());
     let gate = gate_listen(&dir.join("start.sock")).map_err(|error| error.to_string())?;
-    let hook_state = hooks::state(crate::features::SPEC_VERSION, id, &bundle, &spec);
+    let hook_state = hooks::state(killick_container::features::SPEC_VERSION, id, &bundle, &spec);
     let stdio = if terminal { terminal_of(&spec) } else { stdio::inherit()? };
-    let Passed { count, mut env } = passed;
+    let Passed { numbers, mut env } = passed;
     if notify::of_caller().is_some() {
         env.push(notify::prepare(&dir, &mut spec)?);
     }
@@ -149,9 +146,10 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         cgroup: &cgroup,
         seccomp,
         stdio,
-        inherited: count,
+        inherited: numbers,
         env,
         keyring: keyring(parsed.has("no-new-keyring"), id),
+        no_pivot: parsed.has("no-pivot"),
         gate: Some(gate),
         state: &hook_state,
     };

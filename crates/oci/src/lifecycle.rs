@@ -110,7 +110,7 @@ pub fn start_container(context: &Context, state: &State, ready: Ready) -> Result
 
 fn run_hooks(state: &State, kind: Kind, pid: Option<i32>) -> Result<(), String> {
     let spec: Spec = serde_json::from_value(state.config.clone()).map_err(|error| format!("state.json: {error}"))?;
-    let told = hooks::state(crate::features::SPEC_VERSION, &state.id, &state.bundle, &spec);
+    let told = hooks::state(killick_container::features::SPEC_VERSION, &state.id, &state.bundle, &spec);
     hooks::run(kind, &spec, &told, &environment(), &state.bundle, pid)
 }
 
@@ -168,6 +168,9 @@ pub fn destroy(context: &Context, state: &State) -> Result<(), Failure> {
         errors.push(error.to_string());
     }
     if let Err(why) = wait_until_gone(state, deadline) {
+        errors.push(why);
+    }
+    if let Some(Err(why)) = state.record.rdt().map(|rdt| rdt.remove()) {
         errors.push(why);
     }
     // Without its directory nobody would find what is left.

@@ -19,8 +19,10 @@ mod stdio;
 mod update;
 
 use args::{Command, Flag, Parsed};
+use killick_sys::selfexe;
 use log::Log;
 use state::Root;
+use std::os::unix::fs::DirBuilderExt;
 use std::process::ExitCode;
 
 /// What every command gets.
@@ -57,8 +59,8 @@ const GLOBAL: &[Flag] = &[
     Flag::value(&["root"], "DIR", "where containers' states are kept (default /run/killick-oci)"),
     Flag::value(&["log"], "FILE", "the log file (default: standard error)"),
     Flag::value(&["log-format"], "FORMAT", "text or json"),
-    Flag::value(&["log-level"], "LEVEL", "accepted: errors and warnings are always logged"),
-    Flag::switch(&["debug"], "accepted: errors and warnings are always logged"),
+    Flag::value(&["log-level"], "LEVEL", "debug is as --debug; errors and warnings are always logged"),
+    Flag::switch(&["debug"], "log what is done, too"),
     Flag::switch(&["systemd-cgroup"], "not supported yet"),
     Flag::value(&["cgroup-manager"], "NAME", "cgroupfs"),
     Flag::value(&["rootless"], "BOOL", "accepted: false or auto"),
@@ -66,6 +68,9 @@ const GLOBAL: &[Flag] = &[
     Flag::switch(&["version", "v"], "print the version"),
     Flag::switch(&["help", "h"], "show help"),
 ];
+
+/// Beside the states, where no id can be: the second layer of the overlay that we run from.
+const EMPTY: &str = ".empty";
 
 fn commands() -> Vec<Command> {
     let mut all = Vec::new();
@@ -105,7 +110,8 @@ fn run(words: &[String]) -> Done {
         print!("{}", args::help(program, GLOBAL, &commands));
         return Ok(0);
     }
-    let log = match Log::open(global.one("log"), global.one("log-format")) {
+    let debug = global.has("debug") || global.one("log-level").is_some_and(|level| level.eq_ignore_ascii_case("debug"));
+    let log = match Log::open(global.one("log"), global.one("log-format"), debug) {
         Ok(log) => log,
         Err(why) => return told(Log::stderr(), why.into()),
     };
@@ -129,10 +135,25 @@ fn run(words: &[String]) -> Done {
         Ok(context) => context,
         Err((log, failure)) => return told(log, failure),
     };
+    if let Err(why) = protect(command.name, &context) {
+        return told(context.log, why.into());
+    }
     match (command.run)(&context, &parsed, &left) {
         Err(failure) => told(context.log, failure),
         done => done,
     }
+}
+
+/// Commands whose child enters a container run from a place that nobody can write to: it shows its executable there
+/// until it becomes the container's program (CVE-2019-5736).
+fn protect(command: &str, context: &Context) -> Result<(), String> {
+    if !["create", "run", "exec"].contains(&command) {
+        return Ok(());
+    }
+    let empty = context.root.path.join(EMPTY);
+    // Without it the copy in memory is taken.
+    let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&empty);
+    selfexe::ensure_protected(&empty).map_err(|error| format!("protect the executable: {error}"))
 }
 
 fn context(global: &Parsed, log: Log, program: &str) -> Result<Context, (Log, Failure)> {
@@ -168,5 +189,5 @@ fn usage(why: &str, help: &str) -> Done {
 /// The first three lines are what docker and podman look for.
 fn version() -> String {
     let number = env!("CARGO_PKG_VERSION");
-    format!("killick-oci version {number}\ncommit: v{number}\nspec: {}\n", features::SPEC_VERSION)
+    format!("killick-oci version {number}\ncommit: v{number}\nspec: {}\n", killick_container::features::SPEC_VERSION)
 }

@@ -112,7 +112,6 @@ fn usage_errors_and_what_is_not_supported_yet_say_so() {
         .oci(&["--systemd-cgroup", "create", "-b", path, &bundle.id])
         .fails("--systemd-cgroup: the systemd cgroup driver is not supported yet");
     bundle.oci(&["--log-format", "xml", "list"]).fails("invalid log-format: xml");
-    bundle.quiet(&["create", "-b", path, "--no-pivot", &bundle.id]).fails("--no-pivot is not supported yet");
 }
 
 #[test]

@@ -53,6 +53,15 @@ pub(crate) fn set_affinity(cpus: &[usize]) -> Result<()> {
     check(done, || format!("sched_setaffinity(0, {cpus:?})")).map(drop)
 }
 
+/// Every cpu that the cgroup has; what is not there is left out by the kernel.
+pub(crate) fn all_cpus() -> Result<()> {
+    const CPUS_MAX: usize = 8192;
+    let mask = [usize::MAX; CPUS_MAX / usize::BITS as usize];
+    // SAFETY: pointer and length are the array's, which outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&mask), mask.as_ptr()) };
+    check(done, || "sched_setaffinity(0, all)".into()).map(drop)
+}
+
 /// Joins, or makes, the session keyring of this name, so that the caller's is not seen.
 pub(crate) fn join_session_keyring(name: &str) -> Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_int = 1;
@@ -60,4 +69,17 @@ pub(crate) fn join_session_keyring(name: &str) -> Result<()> {
     // SAFETY: the string outlives the call.
     let done = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name_c.as_ptr()) };
     check(done, || format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})")).map(drop)
+}
+
+/// Gives this process's group a core-scheduling cookie of its own (5.14): none but those who inherit it run on the same
+/// core at the same time.
+pub fn own_core_group() -> Result<()> {
+    const PR_SCHED_CORE: libc::c_int = 62;
+    const PR_SCHED_CORE_CREATE: libc::c_ulong = 1;
+    const PIDTYPE_PGID: libc::c_ulong = 2;
+    // SAFETY: no memory is passed.
+    let done = unsafe {
+        libc::prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0 as libc::c_ulong, PIDTYPE_PGID, 0 as libc::c_ulong)
+    };
+    check(libc::c_long::from(done), || "prctl(PR_SCHED_CORE, CREATE, 0, PGID)".into()).map(drop)
 }

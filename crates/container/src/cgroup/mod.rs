@@ -21,11 +21,13 @@ use crate::resources::{self, ResourceError, Tolerate, Version, Write};
 mod kill;
 mod leaf;
 mod oom;
+mod place;
 mod stats;
 
 pub use kill::Kill;
 pub use leaf::{Leaf, LeafPool};
 pub use oom::{OomNotice, OomWatch};
+pub use place::Below;
 pub use stats::*;
 
 #[derive(Debug, thiserror::Error)]

@@ -127,7 +127,8 @@ mod tests {
             action: Action::Start,
         };
         assert_eq!(line(text), Some(Ok(wanted.clone())));
-        let text = "--id=abc start --namespace=k8s.io -address=/run/c.sock --debug=1 -publish-binary /usr/bin/containerd";
+        let text =
+            "--id=abc start --namespace=k8s.io -address=/run/c.sock --debug=1 -publish-binary /usr/bin/containerd";
         assert_eq!(line(text), Some(Ok(wanted)));
         assert_eq!(line("-info").unwrap().unwrap().action, Action::Info);
         assert_eq!(line("--version").unwrap().unwrap().action, Action::Version);

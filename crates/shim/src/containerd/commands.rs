@@ -19,9 +19,7 @@ use sha2::{Digest, Sha256};
 use super::clock;
 use super::command_line::CommandLine;
 use super::left::{Kubernetes, Left};
-use super::proto::{
-    Any, BootstrapParams, BootstrapResult, DeleteResponse, RuncOptions, RuntimeInfo, RuntimeVersion,
-};
+use super::proto::{Any, BootstrapParams, BootstrapResult, DeleteResponse, RuncOptions, RuntimeInfo, RuntimeVersion};
 use super::serve::LISTENER_FD;
 
 /// Of containerd's own shims; the tests of containerd compute it again.
@@ -126,9 +124,8 @@ fn spawn(
     let empty = Roots::from_env().bin().join("empty");
     std::fs::create_dir_all(&empty).map_err(|error| format!("mkdir {}: {error}", empty.display()))?;
     // Containers are born beside the server: its executable must be nobody's to write (CVE-2019-5736).
-    let program = killick_sys::selfexe::open_overlay(&empty)
-        .or_else(|_| killick_sys::selfexe::open_memfd())
-        .map_err(text)?;
+    let program =
+        killick_sys::selfexe::open_overlay(&empty).or_else(|_| killick_sys::selfexe::open_memfd()).map_err(text)?;
     let score = oom_score_adj();
     let mut args: Vec<OsString> = vec!["containerd-shim-killick-v2".into()];
     let flags = [
@@ -151,12 +148,7 @@ fn spawn(
     if !options.shim_cgroup.is_empty() {
         enter_cgroup(&options.shim_cgroup)?;
     }
-    let fds = [
-        (null.as_fd(), 0),
-        (null.as_fd(), 1),
-        (null.as_fd(), 2),
-        (listener.as_fd(), LISTENER_FD),
-    ];
+    let fds = [(null.as_fd(), 0), (null.as_fd(), 1), (null.as_fd(), 2), (listener.as_fd(), LISTENER_FD)];
     daemon(program.as_fd(), &args, &fds).map(drop).map_err(text)
 }
 
@@ -190,11 +182,8 @@ pub fn delete(command_line: &CommandLine) -> Result<(), String> {
         clean(&other, deadline, &log);
     }
     clean(&bundle, deadline, &log);
-    let answer = DeleteResponse {
-        pid: u32::try_from(pid).unwrap_or(0),
-        exit_status: KILLED,
-        exited_at: Some(clock::now()),
-    };
+    let answer =
+        DeleteResponse { pid: u32::try_from(pid).unwrap_or(0), exit_status: KILLED, exited_at: Some(clock::now()) };
     std::io::stdout().write_all(&answer.encode_to_vec()).map_err(|error| format!("write the answer: {error}"))
 }
 
@@ -228,7 +217,8 @@ fn clean(bundle: &Path, deadline: Instant, log: &super::log::Log) {
         if let Err(error) = left.cgroup.remove(deadline) {
             complain(&error);
         }
-        let is_dead = UnixStream::connect(&left.socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        let is_dead =
+            UnixStream::connect(&left.socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
         if is_dead {
             let _ = std::fs::remove_file(&left.socket);
         }

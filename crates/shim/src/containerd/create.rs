@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use killick_container::bundle::{self, BundleBirth, BundleRequest};
+use killick_container::bundle::{self, BundleBirth, BundleRequest, Met};
 use killick_container::cgroup::Cgroup;
 use killick_container::config::{Bundle, has_own_pid_namespace};
 use killick_container::hooks::{self, Kind as Hook};
@@ -21,7 +21,7 @@ use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
 use killick_sys::spawn::{set_undumpable, worker};
 use nix::sys::signal::Signal;
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -199,12 +199,6 @@ fn new_task(
     *first.io.borrow_mut() = io;
     let linux = spec.linux().as_ref();
     let resources = linux.and_then(|linux| serde_json::to_value(linux.resources()).ok()).unwrap_or(Value::Null);
-    let personality = linux.and_then(|linux| linux.personality().as_ref()).map(|personality| {
-        match personality.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => 8,
-        }
-    });
     let private_pid = has_own_pid_namespace(&spec);
     let keeps_hooks = spec.hooks().is_some();
     let leafs = cgroup.leaf_pool();
@@ -223,7 +217,6 @@ fn new_task(
         container: RefCell::default(),
         config: RefCell::new(json!({"linux": {"resources": if resources.is_null() { json!({}) } else { resources }}})),
         spec: keeps_hooks.then(|| Box::new(spec)),
-        personality,
         keyring: None,
         has_mounts: false,
         deleting: Cell::new(false),
@@ -261,9 +254,10 @@ async fn make_container(
             cgroup: &cgroup,
             seccomp,
             stdio,
-            inherited: 0,
+            inherited: Vec::new(),
             env: Vec::new(),
             keyring: keyring.clone(),
+            no_pivot: options.no_pivot_root,
             gate: None,
             state: &state,
         };
@@ -325,7 +319,7 @@ async fn to_gate(
 ) -> Result<(), LaunchError> {
     let watch = |fd| Readable::new(fd).map_err(|error| LaunchError::Unsupported(error.to_string()));
     let channel = watch(birth.channel())?;
-    let mut rendezvous = birth.rendezvous().map(watch).transpose()?;
+    let rendezvous = birth.rendezvous().map(watch).transpose()?;
     let mut deadline = Instant::now() + BIRTH_DEADLINE;
     loop {
         match birth.progress() {
@@ -344,15 +338,14 @@ async fn to_gate(
                 news.map_err(|_| LaunchError::Late)?.map_err(|error| LaunchError::Unsupported(error.to_string()))?;
                 false
             }
-            _ = arrival => birth.has_arrived(),
+            _ = arrival => true,
         };
-        if arrived {
+        if arrived && birth.meet()? == Some(Met::Hooks) {
             let pid = birth.process().map_or(0, PidFd::pid);
             for kind in [Hook::Prestart, Hook::CreateRuntime] {
                 worker_hooks(spec, state, bundle, kind, Some(pid)).await.map_err(LaunchError::Unsupported)?;
             }
             birth.go()?;
-            rendezvous = None;
             deadline = Instant::now() + BIRTH_DEADLINE;
         }
     }
@@ -457,7 +450,8 @@ fn sandbox_request<'a>(
             LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
             LinuxNamespaceType::Uts => NamespaceKind::Uts,
             other => {
-                let why = format!("linux.namespaces: a sandbox that joins a namespace of type {other} is not supported");
+                let why =
+                    format!("linux.namespaces: a sandbox that joins a namespace of type {other} is not supported");
                 return Err(Status::new(Code::InvalidArgument, why));
             }
         };

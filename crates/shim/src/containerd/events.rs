@@ -13,8 +13,8 @@ use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::log::Log;
 use super::clock;
+use super::log::Log;
 use super::proto::{Any, Envelope, ForwardRequest};
 use super::ttrpc::{CallError, Client};
 

@@ -74,7 +74,9 @@ async fn end_of(process: &PidFd) -> Exit {
     let code = match process.wait() {
         Ok(Some(exit)) => u32::try_from(exit.code()).unwrap_or(UNSEEN),
         // Reaped by the birth that failed.
-        Ok(None) | Err(_) => process.exit_after_reaping().map_or(137, |exit| u32::try_from(exit.code()).unwrap_or(UNSEEN)),
+        Ok(None) | Err(_) => {
+            process.exit_after_reaping().map_or(137, |exit| u32::try_from(exit.code()).unwrap_or(UNSEEN))
+        }
     };
     Exit { status: code, at: clock::now() }
 }

@@ -64,8 +64,7 @@ impl Kubernetes {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Kubernetes::default()),
             Err(error) => return Err(format!("read {}: {error}", path.display())),
         };
-        let found: Annotated =
-            serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let found: Annotated = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         let annotations = found.annotations.unwrap_or_default();
         Ok(Kubernetes::of(|name| annotations.get(name).cloned()))
     }

@@ -25,18 +25,10 @@ impl Log {
         Log { file: file.ok(), debug }
     }
 
-    pub fn none() -> Log {
-        Log { file: None, debug: false }
-    }
-
     pub fn debug(&self, text: &str) {
         if self.debug {
             self.write("debug", text);
         }
-    }
-
-    pub fn info(&self, text: &str) {
-        self.write("info", text);
     }
 
     pub fn warn(&self, text: &str) {

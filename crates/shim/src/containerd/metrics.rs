@@ -92,9 +92,8 @@ fn v1(metrics: &V1Metrics) -> Fields {
     let oom = memory_oom_control
         .as_ref()
         .map(|oom| Fields::default().numbers(1, &[oom.oom_kill_disable, oom.under_oom, oom.oom_kill]));
-    let huge = |huge: &V1Hugetlb| {
-        Fields::default().numbers(1, &[huge.usage, huge.max, huge.failcnt]).text(4, &huge.pagesize)
-    };
+    let huge =
+        |huge: &V1Hugetlb| Fields::default().numbers(1, &[huge.usage, huge.max, huge.failcnt]).text(4, &huge.pagesize);
     Fields::default()
         .repeated(1, hugetlb.iter().map(huge))
         .optional(2, pids.map(|pids| Fields::default().numbers(1, &[pids.current, pids.limit])))
@@ -107,7 +106,8 @@ fn v1(metrics: &V1Metrics) -> Fields {
 
 fn v1_memory(memory: &V1Memory) -> Fields {
     let m = memory;
-    let entry = |entry: MemoryEntry| Fields::default().numbers(1, &[entry.limit, entry.usage, entry.max, entry.failcnt]);
+    let entry =
+        |entry: MemoryEntry| Fields::default().numbers(1, &[entry.limit, entry.usage, entry.max, entry.failcnt]);
     Fields::default()
         .numbers(
             1,
@@ -153,9 +153,8 @@ fn v1_memory(memory: &V1Memory) -> Fields {
 }
 
 fn v1_blkio(blkio: &Blkio) -> Fields {
-    let entry = |entry: &BlkioEntry| {
-        Fields::default().text(1, &entry.op).numbers(3, &[entry.major, entry.minor, entry.value])
-    };
+    let entry =
+        |entry: &BlkioEntry| Fields::default().text(1, &entry.op).numbers(3, &[entry.major, entry.minor, entry.value]);
     let lists: [&[BlkioEntry]; 8] = [
         &blkio.io_service_bytes_recursive,
         &blkio.io_serviced_recursive,
@@ -183,9 +182,9 @@ fn v2(metrics: &V2Metrics) -> Fields {
             [cpu.usage_usec, cpu.user_usec, cpu.system_usec, cpu.nr_periods, cpu.nr_throttled, cpu.throttled_usec];
         Fields::default().numbers(1, &numbers).optional(7, cpu.psi.as_ref().map(psi))
     });
-    let events = memory_events
-        .as_ref()
-        .map(|events| Fields::default().numbers(1, &[events.low, events.high, events.max, events.oom, events.oom_kill]));
+    let events = memory_events.as_ref().map(|events| {
+        Fields::default().numbers(1, &[events.low, events.high, events.max, events.oom, events.oom_kill])
+    });
     let huge = |huge: &V2Hugetlb| {
         Fields::default().numbers(1, &[huge.current, huge.max]).text(3, &huge.pagesize).number(4, huge.failcnt)
     };

@@ -36,7 +36,7 @@ use super::proto::{
 use super::task::{Busy, Exit, Frozen, Kind, Phase, Process, Task};
 use super::ttrpc::{Code, Service, Status};
 
-pub const OCI_VERSION: &str = "1.2.1";
+pub const OCI_VERSION: &str = killick_container::features::SPEC_VERSION;
 pub const TASK_V2: &str = "containerd.task.v2.Task";
 pub const TASK_V3: &str = "containerd.task.v3.Task";
 
@@ -216,8 +216,7 @@ impl Shim {
         match self.birth_of_exec(task, exec).await {
             Ok(pid) => {
                 exec.phase.set(Phase::Running);
-                let event =
-                    TaskExecStarted { container_id: task.id.clone(), exec_id: exec.exec_id.clone(), pid };
+                let event = TaskExecStarted { container_id: task.id.clone(), exec_id: exec.exec_id.clone(), pid };
                 self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
                 exec.told.send_replace(true);
                 let process = exec.pidfd.borrow().clone();
@@ -254,9 +253,8 @@ impl Shim {
             process: &spec,
             stdio,
             attach: Some(leaf.attach()),
-            inherited: 0,
+            inherited: Vec::new(),
             env: Vec::new(),
-            personality: task.personality,
             keyring: task.keyring.clone(),
         };
         let mut born = exec_process(&self.facts, &container, request).map_err(failed)?;
@@ -347,8 +345,8 @@ impl Shim {
     async fn kill(&self, request: KillRequest) -> Result<(), Status> {
         let (task, process) = self.process(&request.id, &request.exec_id)?;
         let signal = i32::try_from(request.signal).ok().filter(|signal| (0..=64).contains(signal));
-        let signal = signal
-            .ok_or_else(|| Status::new(Code::InvalidArgument, format!("signal {} is none", request.signal)))?;
+        let signal =
+            signal.ok_or_else(|| Status::new(Code::InvalidArgument, format!("signal {} is none", request.signal)))?;
         let finished = || Status::new(Code::NotFound, "process already finished");
         match process.phase.get() {
             Phase::Created | Phase::Starting if !process.exec_id.is_empty() => {
@@ -437,7 +435,8 @@ impl Shim {
         }
         let Some(any) = request.resources else { return Ok(()) };
         let invalid = |why: String| Status::new(Code::InvalidArgument, why);
-        let change: Value = serde_json::from_slice(&any.value).map_err(|error| invalid(format!("resources: {error}")))?;
+        let change: Value =
+            serde_json::from_slice(&any.value).map_err(|error| invalid(format!("resources: {error}")))?;
         let mut config = task.config.borrow_mut();
         killick_container::update::update(&task.cgroup, &mut config, change).map_err(unknown)
     }

@@ -121,7 +121,6 @@ pub struct Task {
     pub config: RefCell<Value>,
     /// Kept only where hooks remain to be run.
     pub spec: Option<Box<Spec>>,
-    pub personality: Option<u64>,
     pub keyring: Option<String>,
     /// The caller's mounts are on its root.
     pub has_mounts: bool,

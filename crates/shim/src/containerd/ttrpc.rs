@@ -37,14 +37,12 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 pub enum Code {
     Unknown = 2,
     InvalidArgument = 3,
-    DeadlineExceeded = 4,
     NotFound = 5,
     AlreadyExists = 6,
     ResourceExhausted = 8,
     FailedPrecondition = 9,
     Unimplemented = 12,
     Internal = 13,
-    Unavailable = 14,
 }
 
 impl Code {
@@ -53,14 +51,12 @@ impl Code {
         match self {
             Code::Unknown => "Unknown",
             Code::InvalidArgument => "InvalidArgument",
-            Code::DeadlineExceeded => "DeadlineExceeded",
             Code::NotFound => "NotFound",
             Code::AlreadyExists => "AlreadyExists",
             Code::ResourceExhausted => "ResourceExhausted",
             Code::FailedPrecondition => "FailedPrecondition",
             Code::Unimplemented => "Unimplemented",
             Code::Internal => "Internal",
-            Code::Unavailable => "Unavailable",
         }
     }
 }
@@ -112,9 +108,10 @@ fn frame(stream: u32, kind: u8, message: &impl Message) -> Vec<u8> {
 fn answer(stream: u32, result: Result<Vec<u8>, Status>) -> Vec<u8> {
     let response = match result {
         Ok(payload) => Response { status: None, payload },
-        Err(Status { code, message }) => {
-            Response { status: Some(RpcStatus { code: code as i32, message, details: Vec::new() }), payload: Vec::new() }
-        }
+        Err(Status { code, message }) => Response {
+            status: Some(RpcStatus { code: code as i32, message, details: Vec::new() }),
+            payload: Vec::new(),
+        },
     };
     if HEADER_BYTES + response.encoded_len() > MESSAGE_BYTES_MAX {
         return answer(stream, Err(Status::new(Code::ResourceExhausted, "the answer is longer than a message may be")));
@@ -295,7 +292,10 @@ pub struct Client {
 pub enum CallError {
     /// The connection is of no more use.
     Connection(io::Error),
-    Status { code: i32, message: String },
+    Status {
+        code: i32,
+        message: String,
+    },
 }
 
 impl std::fmt::Display for CallError {

@@ -88,6 +88,7 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             Ok(change_flags(target.as_fd(), libc::MS_RDONLY, 0)?)
         }
         Step::PivotRoot => Ok(pivot_root(child.root.fd()?)?),
+        Step::MoveRoot { attached } => Ok(move_root(child.root.fd()?, *attached)?),
         Step::Chroot(path) => {
             nix::unistd::chroot(path).call(|| format!("chroot({})", path.display()))?;
             Ok(nix::unistd::chdir("/").call(|| "chdir(/)".into())?)
@@ -177,6 +178,7 @@ fn clone_tree(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError> {
 
 fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
     let point = mount_point(child.root.fd()?, mount)?;
+    guard_procfs(point.as_fd(), &mount.destination)?;
     match &mount.source {
         MountSource::Filesystem { fstype, source, data } => {
             // A tmpfs over a directory of the image takes its mode, as runc has it.
@@ -220,6 +222,16 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             Ok(())
         }
     }
+}
+
+/// Where the destination is in truth, after all links of the image: a plan's words are not enough.
+pub(super) fn guard_procfs(point: BorrowedFd<'_>, destination: &Path) -> Result<(), LaunchError> {
+    let is_allowed =
+        destination == Path::new("/proc") || mount::PROC_MOUNTABLE.iter().any(|path| destination == Path::new(path));
+    if is_allowed || mount::fs_magic(point)? != libc::PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    Err(LaunchError::Unsupported(format!("{destination:?} cannot be mounted because it is inside /proc")))
 }
 
 fn same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<()> {
@@ -341,4 +353,41 @@ fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
         umount2(".", MntFlags::MNT_DETACH).call(|| "umount2(., MNT_DETACH)".into())?;
     }
     nix::unistd::chdir("/").call(|| "chdir(/)".into())
+}
+
+fn move_root(root: BorrowedFd<'_>, attached: bool) -> Result<()> {
+    hide_host_filesystems(root)?;
+    nix::unistd::fchdir(root).call(|| format!("fchdir({})", describe(root)))?;
+    if !attached {
+        mount::mount(".", Path::new("/"), "", libc::MS_MOVE, "")?;
+    }
+    nix::unistd::chroot(".").call(|| "chroot(.)".into())?;
+    nix::unistd::chdir("/").call(|| "chdir(/)".into())
+}
+
+/// What is below the moved root stays within reach of one who gets out of a chroot: at least no procfs and sysfs of the
+/// host's is among it.
+fn hide_host_filesystems(root: BorrowedFd<'_>) -> Result<()> {
+    let read = std::fs::read_to_string("/proc/self/mountinfo").call(|| "read(/proc/self/mountinfo)".into())?;
+    let own = std::fs::read_link(mount::at(root)).unwrap_or_default();
+    let is_inside = |point: &Path| own != Path::new("/") && point.starts_with(&own);
+    let hidden = read.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (whole, point) = (fields.next()? == "/", Path::new(fields.next()?));
+        let fstype = after.split(' ').next()?;
+        (whole && matches!(fstype, "proc" | "sysfs") && !is_inside(point)).then(|| point.to_owned())
+    });
+    let hidden: Vec<PathBuf> = hidden.collect();
+    for point in hidden.iter().rev() {
+        // Its unmounting must not reach the host. One that cannot go (locked together) is covered.
+        let _ = mount::change(point, libc::MS_REC | libc::MS_PRIVATE);
+        match mount::unmount_detach(point) {
+            Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::EPERM) => {
+                mount::mount("tmpfs", point, "tmpfs", libc::MS_RDONLY, "")?;
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }

@@ -142,6 +142,7 @@ impl Child<'_> {
             | Step::MaskPath(_)
             | Step::RemountReadonly(_)
             | Step::PivotRoot
+            | Step::MoveRoot { .. }
             | Step::Chroot(_)
             | Step::ReadonlyRoot => rootfs::step(self, step),
 
@@ -218,6 +219,13 @@ impl Child<'_> {
             Step::Scheduler(attr) => Ok(schedule::set_scheduler(attr)?),
             Step::IoPriority(priority) => Ok(schedule::set_io_priority(*priority)?),
             Step::Affinity(cpus) => Ok(schedule::set_affinity(cpus)?),
+            Step::AllCpus => {
+                if let Err(error) = schedule::all_cpus() {
+                    self.warn(error.to_string());
+                }
+                Ok(())
+            }
+            Step::MemoryPolicy(policy) => Ok(crate::numa::set_policy(policy)?),
             Step::SessionKeyring(name) => {
                 if let Err(error) = schedule::join_session_keyring(name) {
                     self.warn(error.to_string());
@@ -243,8 +251,8 @@ impl Child<'_> {
     }
 
     /// What is open in the program, and the way to tell of it.
-    fn kept(&self) -> impl Iterator<Item = i32> {
-        (0..3 + self.plan.inherited).chain([self.channel.as_raw_fd()])
+    fn kept(&self) -> impl Iterator<Item = i32> + '_ {
+        (0..3).chain(self.plan.inherited.iter().copied()).chain([self.channel.as_raw_fd()])
     }
 
     /// Whether another process will go on in this one's place.
@@ -340,10 +348,9 @@ impl Child<'_> {
         if let Some(path) = self.chdir_as_user.take() {
             nix::unistd::chdir(&path).map_err(|errno| cwd_error(&path, errno))?;
         }
-        // The kernel writes "(unreachable)" before what is outside the root.
-        match nix::unistd::getcwd() {
-            Ok(path) if path.is_absolute() => Ok(()),
-            Ok(_) | Err(Errno::ENOENT) => Err(LaunchError::CwdOutside),
+        match is_cwd_inside() {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(Errno::ENOENT) => Err(LaunchError::CwdOutside),
             Err(errno) => Err(Error::new("getcwd()", errno).into()),
         }
     }
@@ -407,6 +414,16 @@ impl Child<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The kernel writes "(unreachable)" before what is outside the root. Asked of the kernel, not of the C library, which
+/// answers by climbing instead, and would find an inside where there is none (CVE-2024-21626).
+#[allow(unsafe_code)]
+fn is_cwd_inside() -> Result<bool, Errno> {
+    let mut path = [0u8; libc::PATH_MAX as usize];
+    // SAFETY: pointer and length are the buffer's.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    Errno::result(length).map(|_| path[0] == b'/')
 }
 
 fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
