@@ -125,7 +125,7 @@ fn spawn(
     std::fs::create_dir_all(&empty).map_err(|error| format!("mkdir {}: {error}", empty.display()))?;
     // Containers are born beside the server: its executable must be nobody's to write (CVE-2019-5736).
     let program =
-        killick_sys::selfexe::open_overlay(&empty).or_else(|_| killick_sys::selfexe::open_memfd()).map_err(text)?;
+        killick_sys::selfexe::open_overlay(&empty).or_else(|_| killick_sys::selfexe::open_copy()).map_err(text)?;
     let score = oom_score_adj();
     let mut args: Vec<OsString> = vec!["containerd-shim-killick-v2".into()];
     let flags = [

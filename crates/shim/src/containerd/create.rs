@@ -341,7 +341,7 @@ async fn to_gate(
             _ = arrival => true,
         };
         if arrived && birth.meet()? == Some(Met::Hooks) {
-            let pid = birth.process().map_or(0, PidFd::pid);
+            let pid = birth.child().map_or(0, PidFd::pid);
             for kind in [Hook::Prestart, Hook::CreateRuntime] {
                 worker_hooks(spec, state, bundle, kind, Some(pid)).await.map_err(LaunchError::Unsupported)?;
             }

@@ -438,7 +438,9 @@ impl Shim {
         let change: Value =
             serde_json::from_slice(&any.value).map_err(|error| invalid(format!("resources: {error}")))?;
         let mut config = task.config.borrow_mut();
-        killick_container::update::update(&task.cgroup, &mut config, change).map_err(unknown)
+        let notes = killick_container::update::update(&task.cgroup, &mut config, change).map_err(unknown)?;
+        notes.iter().for_each(|note| self.log.warn(&format!("{}: {note}", request.id)));
+        Ok(())
     }
 
     // Delete, Shutdown ---------------------------------------------------------------------------------------------

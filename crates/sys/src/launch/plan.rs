@@ -224,6 +224,8 @@ pub enum Step {
         data: String,
         at: PathBuf,
     },
+    /// Classic: a procfs of this process's PID namespace.
+    ProcAt(PathBuf),
     CloneTree {
         tree: Tree,
         path: PathBuf,
@@ -234,6 +236,13 @@ pub enum Step {
         propagation: Propagation,
         recursive_set: u64,
         recursive_clear: u64,
+    },
+    /// A mount that the parent made detached, for this child alone.
+    AdoptTree {
+        tree: Tree,
+        fd: Fd,
+        set: u64,
+        clear: u64,
     },
     /// An empty tmpfs that belongs to no place.
     TmpfsTree {
@@ -328,6 +337,16 @@ pub enum Step {
     /// Runs this descriptor as a program (pause from its memfd).
     ExecFd {
         program: Fd,
+        args: Vec<String>,
+    },
+    /// The descriptor's content as a program inside the root, for kernels without execveat.
+    CopyProgram {
+        program: Fd,
+        path: PathBuf,
+    },
+    /// As `ExecFd`, of a program inside the root.
+    ExecPath {
+        path: PathBuf,
         args: Vec<String>,
     },
     /// A step that a test made fail.
