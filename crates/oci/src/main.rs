@@ -15,6 +15,7 @@ mod log;
 mod notify;
 mod spec;
 mod state;
+mod statistics;
 mod stdio;
 mod update;
 
