@@ -1,5 +1,6 @@
 //! A container is born: the configuration becomes a plan, the plan a child that waits at its gate.
 
+use crate::attributes::{self, Attributes};
 use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
 use crate::process::{self, Gate, PlannedStdio, begin, finish, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
@@ -162,7 +163,8 @@ fn plan(
     let CreateRequest { id: _, spec, rootfs, join, cgroup, seccomp, stdio, user, sources } = request;
     let process =
         spec.process().as_ref().ok_or_else(|| LaunchError::Unsupported("process property must not be empty".into()))?;
-    let settings = settings(process, user, seccomp, born, join.pid)?;
+    let mut settings = settings(process, user, seccomp, born, join.pid)?;
+    settings.attributes = attributes::of(spec)?;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
@@ -237,6 +239,8 @@ fn plan(
     if is_readonly(&rootfs) {
         plan.push(Step::ReadonlyRoot);
     }
+    plan.extend(settings.attributes.steps());
+    plan.extend(crate::scheduling::steps(process)?);
     finish(&mut plan, &settings, &stdio, Gate::Wait, args);
     Ok(Planned { plan, settings, born_in })
 }
@@ -403,5 +407,7 @@ pub(crate) fn settings(
         oom_score_adj: process.oom_score_adj(),
         born_outside: born == Born::Outside,
         pid_namespace: pid != PidMode::Host,
+        attributes: Attributes::default(),
+        rdt: None,
     })
 }

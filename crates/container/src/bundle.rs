@@ -4,20 +4,21 @@
 use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
+use crate::meeting::{Meeting, Meetings};
 use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
-use crate::process::{Gate, PlannedStdio, begin, finish, plan_stdio};
+use crate::process::{Gate, PlannedStdio, begin, finish, join_rdt, plan_stdio};
+use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
 use crate::state::{Container, Record, Settings};
 use killick_sys::error::{Context, Error};
 use killick_sys::facts::Facts;
-use killick_sys::fd;
 use killick_sys::launch::{Fd, Launch, LaunchError, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch};
 use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
 use killick_sys::seccomp::Filter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,7 +55,9 @@ pub struct BundleBirth {
     id: String,
     launch: Launch,
     settings: Settings,
-    rendezvous: Option<OwnedFd>,
+    meetings: Meetings,
+    /// After `launch`: nobody is in it then.
+    rdt: Held,
 }
 
 /// A birth that has made no step for so long is given up.
@@ -63,7 +66,9 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 /// Starts the birth.
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
-    let Planned { plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
+    let rdt = Held(rdt::create(request.spec, &id).map_err(LaunchError::Unsupported)?);
+    let Planned { plan, mut settings, born_in, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
+    settings.rdt = rdt.0.clone();
     let pid_namespace = match &pid {
         Pid::Host => PidNamespace::Inherit,
         Pid::New => PidNamespace::New,
@@ -72,7 +77,7 @@ pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, 
     let launch = launch(plan, pid_namespace, born_in)?;
     // Those that follow the first process are seen by it.
     settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
-    Ok(BundleBirth { id, launch, settings, rendezvous })
+    Ok(BundleBirth { id, launch, settings, meetings, rdt })
 }
 
 impl BundleBirth {
@@ -100,21 +105,19 @@ impl BundleBirth {
             if Instant::now() >= deadline {
                 return Err(LaunchError::Late);
             }
-            if self.is_here(deadline)?
-                && let Some(hooks) = hooks.take()
-                && let Some(rendezvous) = self.rendezvous.take()
-            {
-                let pid = self.launch.process().map_or(0, PidFd::pid);
-                hooks(pid).map_err(LaunchError::Unsupported)?;
-                deadline = Instant::now() + CREATE_DEADLINE;
-                match fd::send_message(rendezvous.as_fd(), killick_sys::launch::GO, &[]) {
-                    // What it died of is on the channel.
-                    Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => {}
-                    sent => {
-                        sent?;
-                    }
-                }
+            if !self.is_here(deadline)? {
+                continue;
             }
+            let pid = self.launch.process().map_or(0, PidFd::pid);
+            let done = match self.meetings.next() {
+                Some(Meeting::NetDevices(devices)) => crate::net_devices::move_all(&devices, pid),
+                Some(Meeting::Hooks) => hooks.take().map_or(Ok(()), |hooks| hooks(pid)),
+                // It has died: the channel says of what.
+                None => continue,
+            };
+            done.map_err(LaunchError::Unsupported)?;
+            deadline = Instant::now() + CREATE_DEADLINE;
+            self.meetings.done()?;
         }
     }
 
@@ -122,7 +125,7 @@ impl BundleBirth {
     fn is_here(&self, deadline: Instant) -> Result<bool, LaunchError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let fds = [Some(self.launch.channel()), self.rendezvous.as_ref().map(AsFd::as_fd)];
+        let fds = [Some(self.launch.channel()), self.meetings.socket()];
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, timeout) {
@@ -131,12 +134,7 @@ impl BundleBirth {
         }
         let events = |index: usize| polled.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
         // A child that has died closes both: the channel says of what.
-        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN) && self.said_here())
-    }
-
-    fn said_here(&self) -> bool {
-        let Some(rendezvous) = &self.rendezvous else { return false };
-        fd::receive_message(rendezvous.as_fd(), 16).is_ok_and(|message| !message.is_end())
+        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN))
     }
 
     pub fn warnings(&self) -> &[String] {
@@ -150,8 +148,9 @@ impl BundleBirth {
     /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
     pub fn into_container(mut self) -> Result<Container, LaunchError> {
         self.launch.open_gate()?;
-        let BundleBirth { id, launch, settings, rendezvous: _ } = self;
+        let BundleBirth { id, launch, settings, meetings: _, mut rdt } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
+        rdt.0 = None;
         Ok(Container { id, process, settings })
     }
 }
@@ -167,7 +166,7 @@ struct Planned {
     settings: Settings,
     born_in: Option<Fd>,
     pid: Pid,
-    rendezvous: Option<OwnedFd>,
+    meetings: Meetings,
 }
 
 /// Namespaces of the configuration: those to join, those to make.
@@ -209,7 +208,7 @@ fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
     }
 }
 
-fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
+fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<Planned, LaunchError> {
     let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, no_pivot, gate, state } =
         request;
     let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
@@ -226,12 +225,14 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let pid_mode = if matches!(pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
     let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
+    settings.attributes = crate::attributes::of(spec)?;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();
     plan.keep_inherited(inherited);
     let attach = cgroup.attach().map_err(cgroup_error)?;
     let born_in = begin(&mut plan, Some(&attach), settings.oom_score_adj)?;
+    join_rdt(&mut plan, rdt)?;
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = plan.fd("gate", gate);
     if !facts.cgroup_namespace {
@@ -272,6 +273,12 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     if own_network {
         plan.push(Step::LoopbackUp);
     }
+    let mut meetings = Meetings::default();
+    let devices = crate::net_devices::of(spec);
+    if !devices.is_empty() {
+        // Before the sysctls, which may be about them.
+        meetings.plan(&mut plan, Meeting::NetDevices(devices))?;
+    }
     let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     plan.extend(non_empty(spec.hostname()).map(Step::Hostname));
     plan.extend(non_empty(spec.domainname()).map(Step::Domainname));
@@ -300,12 +307,8 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     }
     plan.extend(steps.finish);
     let hooks = |kind, env: &[String], cwd| hooks::of(kind, spec, state, env, cwd);
-    let mut rendezvous = None;
     if [Kind::Prestart, Kind::CreateRuntime].into_iter().any(|kind| hooks(kind, &[], None).is_some()) {
-        let (ours, theirs) = fd::seqpacket_pair()?;
-        let theirs = plan.fd("rendezvous", theirs);
-        plan.push(Step::Rendezvous(theirs));
-        rendezvous = Some(ours);
+        meetings.plan(&mut plan, Meeting::Hooks)?;
     }
     plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
     // Before the root may become read-only.
@@ -315,20 +318,15 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
         plan.push(Step::ReadonlyRoot);
     }
     plan.extend(propagation.after.map(Step::PropagateFlags));
-    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
-        plan.push(Step::Personality(match personality.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => 8,
-        }));
-    }
     plan.extend(keyring.map(Step::SessionKeyring));
+    plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
     finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
     if spec.process().is_none() {
         plan.without_program();
     }
-    Ok(Planned { plan, settings, born_in, pid, rendezvous })
+    Ok(Planned { plan, settings, born_in, pid, meetings })
 }
 
 struct RootPropagation {

@@ -73,15 +73,6 @@ pub fn complete_process(process: &mut Value, config: &Value) {
     }
 }
 
-/// `personality(2)`'s argument, of the configuration.
-pub fn personality(config: &Value) -> Option<u64> {
-    match config.pointer("/linux/personality/domain").and_then(Value::as_str) {
-        Some("LINUX32") => Some(8),
-        Some(_) => Some(0),
-        None => None,
-    }
-}
-
 /// A file of a caller's, with a limit to its size.
 pub fn read_json(path: &Path) -> Result<Value, String> {
     let length = fs::metadata(path).map(|metadata| metadata.len());

@@ -1,7 +1,7 @@
 //! One more process in a container that runs: it joins everything, mounts nothing.
 
 use crate::birth::{Born, plan_join_process, settings};
-use crate::process::{Gate, PlannedStdio, begin, deduplicate, finish, plan_stdio};
+use crate::process::{Gate, PlannedStdio, begin, deduplicate, finish, join_rdt, plan_stdio};
 use crate::request::{ExecRequest, PidMode, Stdio, UserRequest};
 use crate::state::{Container, SavedUser, Settings};
 use killick_sys::cgroup::Attach;
@@ -52,15 +52,13 @@ pub struct ProcessRequest<'a> {
     pub inherited: Vec<i32>,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
-    /// `personality(2)`'s argument, of the configuration.
-    pub personality: Option<u64>,
     /// Name of the container's session keyring.
     pub keyring: Option<String>,
 }
 
 /// As `exec`, for a process that is described whole.
 pub fn exec_process(facts: &Facts, container: &Container, request: ProcessRequest<'_>) -> Result<Exec, LaunchError> {
-    let ProcessRequest { process, stdio, attach, inherited, env, personality, keyring } = request;
+    let ProcessRequest { process, stdio, attach, inherited, env, keyring } = request;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
@@ -72,10 +70,11 @@ pub fn exec_process(facts: &Facts, container: &Container, request: ProcessReques
         env: deduplicate(described.env.iter().cloned().chain(env))?,
         born_outside: first.born_outside,
         pid_namespace: first.pid_namespace,
+        attributes: first.attributes.clone(),
+        rdt: first.rdt.clone(),
         ..described
     };
     let mut more: Vec<Step> = keyring.map(Step::SessionKeyring).into_iter().collect();
-    more.extend(personality.map(Step::Personality));
     more.extend(crate::scheduling::affinity(process)?);
     more.extend(crate::scheduling::steps(process)?);
     start(facts, container, settings, args, stdio, attach, How { inherited, more })
@@ -99,6 +98,7 @@ fn start(
     let mut plan = Plan::new();
     plan.keep_inherited(how.inherited);
     let born_in = begin(&mut plan, attach, settings.oom_score_adj)?;
+    join_rdt(&mut plan, settings.rdt.as_ref())?;
     let stdio = plan_stdio(&mut plan, stdio);
     plan.push(Step::NewSession);
     let kinds =
@@ -106,22 +106,24 @@ fn start(
     let kinds = if facts.cgroup_namespace { &kinds[..] } else { &[kinds[0], kinds[1], kinds[2], kinds[4]] };
     let process = container.process();
     plan_join_process(&mut plan, facts, "container", process, kinds)?;
-    let pid_namespace = match settings.pid_namespace {
-        true => Some(pid_namespace(process)?),
-        false => None,
-    };
-    let pid = match &pid_namespace {
-        Some(namespace) if settings.born_outside => {
-            let fd = plan.fd("container pid", crate::process::clone_fd(namespace)?);
+    let opened;
+    let pid = match (settings.pid_namespace, process.as_fd().filter(|_| facts.setns_by_pidfd)) {
+        (false, _) => PidNamespace::Inherit,
+        (true, _) if settings.born_outside => {
+            let fd = plan.fd("container pid", pid_namespace(process)?);
             plan.push(Step::PidForChildren(fd));
             PidNamespace::Inherit
         }
-        Some(namespace) => PidNamespace::Inside(namespace.as_fd()),
-        None => PidNamespace::Inherit,
+        (true, Some(pidfd)) => PidNamespace::Inside(pidfd),
+        (true, None) => {
+            opened = pid_namespace(process)?;
+            PidNamespace::Inside(opened.as_fd())
+        }
     };
     if let PlannedStdio::Terminal { rows, columns } = stdio {
         plan.push(Step::Terminal { console: false, rows, columns });
     }
+    plan.extend(settings.attributes.steps());
     plan.extend(how.more);
     finish(&mut plan, &settings, &stdio, Gate::None, args);
     Ok(Exec { launch: launch(plan, pid, born_in)? })

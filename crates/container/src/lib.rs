@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod birth;
 pub mod bundle;
 pub mod caps;
@@ -25,9 +26,13 @@ pub mod config;
 pub mod devices;
 mod exec;
 pub mod hooks;
+mod meeting;
+pub mod memory_policy;
 mod mounts;
+mod net_devices;
 mod options;
 mod process;
+pub mod rdt;
 mod request;
 pub mod resources;
 pub mod sandbox;

@@ -1,6 +1,7 @@
 //! The last part of every plan: who the process is, what it may do, what it runs. The same for a container's first
 //! process and for an exec.
 
+use crate::rdt::Rdt;
 use crate::request::Stdio;
 use crate::state::{Rlimit, Settings};
 use killick_sys::cgroup::Attach;
@@ -31,11 +32,23 @@ pub(crate) fn begin(
             plan.push(Step::AttachGroup(fd));
         }
     }
+    // The caller's own mask is not the container's (runc does the same).
+    plan.push(Step::AllCpus);
     // While /proc is surely the host's.
     if let Some(score) = oom_score_adj {
         plan.push(Step::OomScoreAdj(score));
     }
     Ok(born_in)
+}
+
+/// Its shares of cache and bandwidth, from here on.
+pub(crate) fn join_rdt(plan: &mut Plan, rdt: Option<&Rdt>) -> Result<(), LaunchError> {
+    let tasks = rdt.map(Rdt::tasks).transpose().map_err(LaunchError::Unsupported)?;
+    for tasks in tasks.into_iter().flatten() {
+        let fd = plan.fd("resctrl tasks", tasks);
+        plan.push(Step::AttachTasks(fd));
+    }
+    Ok(())
 }
 
 pub(crate) fn clone_fd(fd: &std::os::fd::OwnedFd) -> Result<std::os::fd::OwnedFd, LaunchError> {

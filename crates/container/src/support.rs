@@ -20,9 +20,6 @@ pub const REFUSED: &[Refused] = &[
     refused("linux.uidMappings", "user namespaces are not supported yet"),
     refused("linux.gidMappings", "user namespaces are not supported yet"),
     refused("linux.timeOffsets", "time namespaces are not supported yet"),
-    refused("linux.intelRdt", "not supported yet"),
-    refused("linux.memoryPolicy", "not supported yet"),
-    refused("linux.netDevices", "not supported yet"),
     refused("linux.personality.flags", "no flag is known"),
     refused("linux.seccomp.listenerPath", "seccomp notification is not supported yet"),
     refused("linux.seccomp.listenerMetadata", "seccomp notification is not supported yet"),
@@ -93,6 +90,10 @@ pub fn check(config: &mut Value) -> Result<Vec<String>, String> {
     mounts(config)?;
     sysctls(config, &namespaces)?;
     hooks(config)?;
+    crate::net_devices::check(config, namespaces.iter().any(|(name, _)| name == "network"))?;
+    if config.pointer("/linux/intelRdt").is_some() && crate::rdt::mounted().is_none() {
+        return Err("linux.intelRdt: this host has no resctrl file system".into());
+    }
     Ok(warnings)
 }
 

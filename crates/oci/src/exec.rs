@@ -92,15 +92,8 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     let attach = state.cgroup.attach_exec(state.record.pid, &below)?;
     let foreground = if detach { None } else { Some(Foreground::prepare()?) };
     let keyring = crate::create::keyring(state.no_new_keyring, &state.id);
-    let request = ProcessRequest {
-        process: &process,
-        stdio: streams,
-        attach: Some(&attach),
-        inherited: numbers,
-        env,
-        personality: config::personality(&state.config),
-        keyring,
-    };
+    let request =
+        ProcessRequest { process: &process, stdio: streams, attach: Some(&attach), inherited: numbers, env, keyring };
     let start = |error: killick_container::LaunchError| format!("unable to start container process: {error}");
     let mut born = exec_process(&Facts::detect(), &container, request).map_err(start)?;
     let progress = born.wait(deadline);

@@ -170,6 +170,9 @@ pub fn destroy(context: &Context, state: &State) -> Result<(), Failure> {
     if let Err(why) = wait_until_gone(state, deadline) {
         errors.push(why);
     }
+    if let Some(Err(why)) = state.record.rdt().map(|rdt| rdt.remove()) {
+        errors.push(why);
+    }
     // Without its directory nobody would find what is left.
     if errors.is_empty() {
         if let Err(error) = fs::remove_dir_all(&state.dir) {

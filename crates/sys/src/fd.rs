@@ -150,51 +150,60 @@ pub(crate) fn describe_raw(fd: RawFd) -> String {
     }
 }
 
+/// First and last number of each stretch that holds none of `keep`.
+pub(crate) fn gaps(keep: impl IntoIterator<Item = RawFd>) -> Vec<(u32, u32)> {
+    let mut keep: Vec<u32> = keep.into_iter().filter_map(|fd| u32::try_from(fd).ok()).collect();
+    keep.sort_unstable();
+    let mut gaps = Vec::new();
+    let mut first = 0;
+    for kept in keep {
+        if first < kept {
+            gaps.push((first, kept - 1));
+        }
+        first = kept + 1;
+    }
+    gaps.push((first, u32::MAX));
+    gaps
+}
+
 /// Closes everything but `keep`: close_range between the kept numbers, /proc/self/fd where that is refused.
 #[allow(unsafe_code)]
 pub fn close_all_except(keep: &[RawFd]) -> Result<()> {
-    let mut keep: Vec<u32> = keep.iter().filter(|fd| **fd >= 0).map(|fd| *fd as u32).collect();
-    keep.sort_unstable();
-    keep.dedup();
-    let mut first = 0u32;
-    for limit in keep.iter().copied().map(Some).chain([None]) {
-        let last = match limit {
-            Some(0) => None,
-            Some(kept) => Some(kept - 1),
-            None => Some(u32::MAX),
-        };
-        if let Some(last) = last
-            && first <= last
-        {
-            // SAFETY: only numbers that nobody in this process will use again are closed: the caller is a child
-            // that owns exactly `keep`.
-            let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-            match check(done, || format!("close_range({first}, {last}, 0)")) {
-                Ok(_) => {}
-                Err(error) if error.is_refused() => return close_listed(&keep),
-                Err(error) => return Err(error),
-            }
+    for (first, last) in gaps(keep.iter().copied()) {
+        // SAFETY: only numbers that nobody in this process will use again are closed: the caller is a child
+        // that owns exactly `keep`.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        match check(done, || format!("close_range({first}, {last}, 0)")) {
+            Ok(_) => {}
+            Err(error) if error.is_refused() => return close_listed(keep),
+            Err(error) => return Err(error),
         }
-        first = limit.map_or(u32::MAX, |kept| kept + 1);
     }
     Ok(())
 }
 
+/// Whether the kernel has close_range (5.9); asked of numbers that cannot be open.
 #[allow(unsafe_code)]
-fn close_listed(keep: &[u32]) -> Result<()> {
+pub(crate) fn has_close_range() -> bool {
+    // SAFETY: no descriptor has this number.
+    unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) == 0 }
+}
+
+#[allow(unsafe_code)]
+fn close_listed(keep: &[RawFd]) -> Result<()> {
     let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
-        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
         numbers.collect::<Vec<_>>()
     });
     // Where there is no /proc, all that there may be.
     let open = match listed {
         Ok(open) => open,
-        Err(_) => (0..limit_of_fds()).collect(),
+        Err(_) => (0..limit_of_fds() as RawFd).collect(),
     };
     for fd in open {
-        if keep.binary_search(&fd).is_err() {
+        if !keep.contains(&fd) {
             // SAFETY: as above; the directory's own descriptor is already closed, its number answers EBADF.
-            unsafe { libc::close(fd as RawFd) };
+            unsafe { libc::close(fd) };
         }
     }
     Ok(())

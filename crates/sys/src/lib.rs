@@ -13,6 +13,7 @@ pub mod launch;
 pub mod mount;
 pub mod netlink;
 pub mod ns;
+pub mod numa;
 pub mod path;
 pub mod pidfd;
 pub mod procfs;

@@ -53,6 +53,15 @@ pub(crate) fn set_affinity(cpus: &[usize]) -> Result<()> {
     check(done, || format!("sched_setaffinity(0, {cpus:?})")).map(drop)
 }
 
+/// Every cpu that the cgroup has; what is not there is left out by the kernel.
+pub(crate) fn all_cpus() -> Result<()> {
+    const CPUS_MAX: usize = 8192;
+    let mask = [usize::MAX; CPUS_MAX / usize::BITS as usize];
+    // SAFETY: pointer and length are the array's, which outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&mask), mask.as_ptr()) };
+    check(done, || "sched_setaffinity(0, all)".into()).map(drop)
+}
+
 /// Joins, or makes, the session keyring of this name, so that the caller's is not seen.
 pub(crate) fn join_session_keyring(name: &str) -> Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_int = 1;

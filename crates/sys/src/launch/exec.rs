@@ -15,26 +15,38 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// be executed is remembered and wins over "not found".
 pub(super) fn find(args: &[String], env: &[String]) -> Result<PathBuf, LaunchError> {
     let name = args.first().map(String::as_str).unwrap_or_default();
-    if name.contains('/') {
-        return match executable(Path::new(name)) {
-            Ok(()) => Ok(name.into()),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Err(LaunchError::NoSuchFile(name.into())),
-            Err(errno) => Err(refused(name, errno)),
-        };
-    }
-    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mut refusal = None;
-    for directory in path.split(':').filter(|_| !name.is_empty()) {
-        let candidate = if directory.is_empty() { Path::new(".").join(name) } else { Path::new(directory).join(name) };
+    for candidate in candidates(name, env) {
         match executable(&candidate) {
             Ok(()) => return Ok(candidate),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
-            Err(errno) => {
-                refusal.get_or_insert_with(|| refused(&candidate.display().to_string(), errno));
-            }
+            Err(errno) => drop(refusal.get_or_insert((candidate, errno))),
         }
     }
-    Err(refusal.unwrap_or_else(|| LaunchError::NotFoundInPath(name.into())))
+    Err(not_found(name, refusal.as_ref().map(|(path, errno)| (path.as_path(), *errno))))
+}
+
+/// The directories of PATH.
+pub(super) fn search_path(env: &[String]) -> &str {
+    env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH)
+}
+
+/// What `name` may mean, in order.
+pub(super) fn candidates(name: &str, env: &[String]) -> Vec<PathBuf> {
+    if name.contains('/') {
+        return vec![name.into()];
+    }
+    let directories = search_path(env).split(':').filter(|_| !name.is_empty());
+    directories.map(|directory| Path::new(if directory.is_empty() { "." } else { directory }).join(name)).collect()
+}
+
+/// None of them can be executed: the first that is there and may not be is told.
+pub(super) fn not_found(name: &str, refusal: Option<(&Path, Errno)>) -> LaunchError {
+    match refusal {
+        Some((path, errno)) => refused(&path.display().to_string(), errno),
+        None if name.contains('/') => LaunchError::NoSuchFile(name.into()),
+        None => LaunchError::NotFoundInPath(name.into()),
+    }
 }
 
 fn refused(name: &str, errno: Errno) -> LaunchError {
@@ -93,10 +105,15 @@ pub(super) fn exec(path: &Path, args: &[String], env: &[String], home: Option<&s
     // SAFETY: both arrays end with null and, like their strings, outlive the call.
     unsafe { libc::execve(path_c.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     let errno = Errno::last();
+    exec_error(path, errno, || path.exists())
+}
+
+/// What execve's refusal means.
+pub(super) fn exec_error(path: &Path, errno: Errno, is_there: impl FnOnce() -> bool) -> LaunchError {
     let name = path.display().to_string();
     match errno {
         // It was there a moment ago: what is missing is its interpreter.
-        Errno::ENOENT if path.exists() => LaunchError::NoInterpreter(name),
+        Errno::ENOENT if is_there() => LaunchError::NoInterpreter(name),
         Errno::ENOENT => LaunchError::NoSuchFile(name),
         Errno::EACCES | Errno::EPERM => LaunchError::NotExecutable(name),
         Errno::ENOEXEC => LaunchError::BadFormat(name),

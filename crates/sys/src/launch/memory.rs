@@ -65,6 +65,66 @@ impl Private {
     }
 }
 
+/// Until this is dropped a child gets no heap: neither it nor we pay for a copy of what we write meanwhile. The first
+/// pages stay: a static program's thread-local storage lies there, and the kernel writes to it (rseq).
+#[derive(Debug)]
+pub(super) struct KeptHeap {
+    range: Option<(usize, usize)>,
+}
+
+impl KeptHeap {
+    /// Nothing is kept where another thread could bear a child that needs its heap.
+    pub(super) fn keep() -> Self {
+        let range = if is_single_threaded() { heap() } else { None };
+        Self { range: range.filter(|range| advise(*range, libc::MADV_DONTFORK)) }
+    }
+}
+
+impl Drop for KeptHeap {
+    fn drop(&mut self) {
+        if let Some(range) = self.range {
+            advise(range, libc::MADV_DOFORK);
+        }
+    }
+}
+
+/// From behind the thread-local storage to the break.
+#[allow(unsafe_code)]
+fn heap() -> Option<(usize, usize)> {
+    /// glibc's thread descriptor is smaller.
+    const AFTER_POINTER: usize = PAGE;
+    const HEAP_BYTES_MAX: usize = 1 << 30;
+    // SAFETY: sbrk(0) only asks where the break is.
+    let end = (unsafe { libc::sbrk(0) } as usize).next_multiple_of(PAGE);
+    let start = (thread_pointer() + AFTER_POINTER).next_multiple_of(PAGE);
+    // Elsewhere it is when the C library is a shared one.
+    (start < end && end - start < HEAP_BYTES_MAX).then_some((start, end))
+}
+
+/// A part that is not mapped (ENOMEM) has nothing to copy.
+#[allow(unsafe_code)]
+fn advise((start, end): (usize, usize), advice: libc::c_int) -> bool {
+    // SAFETY: the advice changes nothing for this process; a child that lacks the memory does not touch it.
+    let done = unsafe { libc::madvise(start as *mut libc::c_void, end - start, advice) };
+    done == 0 || Errno::last() == Errno::ENOMEM
+}
+
+/// False also where it is not known.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn is_single_threaded() -> bool {
+    unsafe extern "C" {
+        static __libc_single_threaded: libc::c_char;
+    }
+    // SAFETY: the C library writes it only when this very thread makes the second one.
+    unsafe { __libc_single_threaded != 0 }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn is_single_threaded() -> bool {
+    false
+}
+
 pub(super) const PAGE: usize = 4096;
 
 /// The kernel writes to the C library's restartable-sequence area at every preemption, and kills who lacks it: that

@@ -1,5 +1,7 @@
 //! A process is born from a list of steps: `plan` says what, `run` does it in the child, `spawn` is the parent's side.
 
+mod arena;
+mod bare;
 mod copy;
 mod copyup;
 mod error;

@@ -4,6 +4,7 @@
 use crate::caps::{CapSet, CapSets};
 use crate::hook::Hooks;
 use crate::ns::NamespaceKind;
+use crate::numa::MemoryPolicy;
 use crate::schedule::SchedAttr;
 use crate::seccomp::Filter;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -308,6 +309,9 @@ pub enum Step {
     /// Class in the upper three bits, level in the rest.
     IoPriority(u16),
     Affinity(Vec<usize>),
+    /// All cpus that the cgroup allows, whatever the caller was bound to; a refusal is a warning.
+    AllCpus,
+    MemoryPolicy(MemoryPolicy),
     /// A session keyring of the container's, not the caller's; a refusal is a warning.
     SessionKeyring(String),
     /// Tells the parent that what follows is execve: from here a closed channel means that it succeeded. Before the

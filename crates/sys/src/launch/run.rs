@@ -219,6 +219,13 @@ impl Child<'_> {
             Step::Scheduler(attr) => Ok(schedule::set_scheduler(attr)?),
             Step::IoPriority(priority) => Ok(schedule::set_io_priority(*priority)?),
             Step::Affinity(cpus) => Ok(schedule::set_affinity(cpus)?),
+            Step::AllCpus => {
+                if let Err(error) = schedule::all_cpus() {
+                    self.warn(error.to_string());
+                }
+                Ok(())
+            }
+            Step::MemoryPolicy(policy) => Ok(crate::numa::set_policy(policy)?),
             Step::SessionKeyring(name) => {
                 if let Err(error) = schedule::join_session_keyring(name) {
                     self.warn(error.to_string());
@@ -308,19 +315,11 @@ impl Child<'_> {
         Ok(())
     }
 
-    /// So that a process that is not root can open /dev/stdout again. Sockets, files and the null device stay as
-    /// they are, and a refusal (a read-only file system, a user namespace) does not matter.
+    /// So that a process that is not root can open /dev/stdout again; a refusal (a read-only file system, a user
+    /// namespace) does not matter.
     fn chown_stdio(&self) {
-        use nix::sys::stat::{SFlag, fstat};
         for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
-            let Ok(stat) = fstat(stream) else { continue };
-            let kind = stat.st_mode & SFlag::S_IFMT.bits();
-            let major = nix::sys::stat::major(stat.st_rdev);
-            let is_pipe = kind == SFlag::S_IFIFO.bits();
-            // Unix98 pty slaves have the majors 136 to 143.
-            let is_pty = kind == SFlag::S_IFCHR.bits() && (136..=143).contains(&major);
-            if (is_pipe || is_pty) && stat.st_uid != self.ids.uid {
-                let group = if is_pty { None } else { Some(Gid::from_raw(self.ids.gid)) };
+            if let Some(group) = chown_of(stream, &self.ids) {
                 let _ = nix::unistd::fchown(stream, Some(Uid::from_raw(self.ids.uid)), group);
             }
         }
@@ -419,7 +418,20 @@ fn is_cwd_inside() -> Result<bool, Errno> {
     Errno::result(length).map(|_| path[0] == b'/')
 }
 
-fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
+/// Whether a stream is to be given to the user, and with which group. Sockets, files and the null device stay as they
+/// are.
+pub(super) fn chown_of(stream: BorrowedFd<'_>, ids: &Ids) -> Option<Option<Gid>> {
+    use nix::sys::stat::{SFlag, fstat};
+    let stat = fstat(stream).ok()?;
+    let kind = stat.st_mode & SFlag::S_IFMT.bits();
+    let major = nix::sys::stat::major(stat.st_rdev);
+    let is_pipe = kind == SFlag::S_IFIFO.bits();
+    // Unix98 pty slaves have the majors 136 to 143.
+    let is_pty = kind == SFlag::S_IFCHR.bits() && (136..=143).contains(&major);
+    ((is_pipe || is_pty) && stat.st_uid != ids.uid).then(|| (!is_pty).then(|| Gid::from_raw(ids.gid)))
+}
+
+pub(super) fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
     let cause = errno.desc().to_lowercase();
     LaunchError::Cwd { path: path.display().to_string(), cause: format!("chdir {}: {cause}", path.display()) }
 }

@@ -164,6 +164,8 @@ impl fmt::Display for Shown<'_> {
             Step::Scheduler(attr) => write!(f, "sched_setattr(policy={}, nice={})", attr.policy, attr.nice),
             Step::IoPriority(priority) => write!(f, "ioprio_set({priority:#x})"),
             Step::Affinity(cpus) => write!(f, "sched_setaffinity({cpus:?})"),
+            Step::AllCpus => write!(f, "sched_setaffinity(all)"),
+            Step::MemoryPolicy(policy) => write!(f, "set_mempolicy({:#x}, nodes {:?})", policy.mode, policy.nodes),
             Step::SessionKeyring(name) => write!(f, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"),
             Step::Personality(domain) => write!(f, "personality({domain:#x})"),
             Step::Announce => write!(f, "announce execve"),

@@ -1,5 +1,6 @@
 //! The parent's side of a birth: one socket to the child says what became of it, so that a loop can watch it.
 
+use super::bare;
 use super::error::LaunchError;
 use super::plan::{Fd, Ids, Plan, Step, above_stdio};
 use super::run;
@@ -11,14 +12,14 @@ use crate::spawn::{Birth, Born, birth, exit_now, set_undumpable, wait_readable};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 /// Where the child's PID namespace comes from.
 #[derive(Debug, Clone, Copy)]
 pub enum PidNamespace<'a> {
     Inherit,
-    /// Born inside this one (an `ns/pid` descriptor), still our child.
+    /// Born inside this one (an `ns/pid` descriptor, or a pidfd where setns takes it), still our child.
     Inside(BorrowedFd<'a>),
     /// The first process of its own.
     New,
@@ -42,7 +43,8 @@ pub(crate) enum Report {
     Failed(LaunchError),
 }
 
-pub(crate) const REPORT_BYTES_MAX: usize = 64 << 10;
+/// Two paths and some words.
+pub(crate) const REPORT_BYTES_MAX: usize = 16 << 10;
 /// The word that opens a gate.
 pub const GO: &[u8] = b"go";
 /// Warnings of one birth; more are dropped.
@@ -77,6 +79,8 @@ pub struct Launch {
     /// channel too, and a tracer takes its descriptors.
     prepared_by: Option<i32>,
     executing: bool,
+    /// The plan of a child without heap, which names the step that failed by number, and its end of the channel.
+    bare: Option<(Plan, RawFd)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,24 +115,25 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
         new_pid_namespace: matches!(pid, PidNamespace::New),
         sibling: false,
     };
+    if !how.new_pid_namespace
+        && let Some(bare) = bare::prepare(&plan, theirs.as_fd())?
+    {
+        match bare.bear(how.into_cgroup) {
+            Ok(child) => {
+                drop(visit);
+                let mut launch = Launch::new(child, ours, Inside::Here);
+                launch.bare = Some((plan, theirs.as_raw_fd()));
+                return Ok(launch);
+            }
+            // Without clone3 there are other ways.
+            Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => {}
+            Err(errno) => return Err(dead_namespace(Error::new("clone3(CLONE_PIDFD|CLONE_CLEAR_SIGHAND)", errno))),
+        }
+    }
     match birth(how).map_err(dead_namespace)? {
         Born::Parent { child } => {
             drop(visit);
-            let inside = Inside::of(&plan);
-            Ok(Launch {
-                prepared_by: (inside == Inside::Awaited).then(|| child.pid()),
-                process: Some(child),
-                helper: None,
-                channel: ours,
-                progress: Progress::Pending,
-                gate_reached: false,
-                gate_open: false,
-                warnings: Vec::new(),
-                terminal: None,
-                user: None,
-                inside,
-                executing: false,
-            })
+            Ok(Launch::new(child, ours, Inside::of(&plan)))
         }
         Born::Child { in_cgroup } => {
             std::mem::forget(visit);
@@ -150,20 +155,27 @@ impl Launch {
     /// A process that another command left at its gate (`Step::GateSocket`), by the connection to it.
     pub fn at_gate(process: PidFd, channel: OwnedFd) -> Result<Self, LaunchError> {
         fd::set_nonblocking(channel.as_fd(), true)?;
-        Ok(Launch {
+        let mut launch = Launch::new(process, channel, Inside::Here);
+        (launch.progress, launch.gate_reached) = (Progress::AtGate, true);
+        Ok(launch)
+    }
+
+    fn new(process: PidFd, channel: OwnedFd, inside: Inside) -> Self {
+        Launch {
+            prepared_by: (inside == Inside::Awaited).then(|| process.pid()),
             process: Some(process),
             helper: None,
             channel,
-            progress: Progress::AtGate,
-            gate_reached: true,
+            progress: Progress::Pending,
+            gate_reached: false,
             gate_open: false,
             warnings: Vec::new(),
             terminal: None,
             user: None,
-            inside: Inside::Here,
-            prepared_by: None,
+            inside,
             executing: false,
-        })
+            bare: None,
+        }
     }
 
     /// Readable when `progress` has something new.
@@ -218,6 +230,19 @@ impl Launch {
     }
 
     fn heard(&mut self, message: fd::Message) {
+        if let Some((plan, channel)) = &self.bare
+            && let Some(word) = bare::Word::read(&message.bytes)
+        {
+            match word.kind {
+                bare::Kind::Executing => self.executing = true,
+                bare::Kind::Warning if self.warnings.len() < WARNINGS_MAX => {
+                    self.warnings.push(bare::explain(plan, *channel, word).to_string());
+                }
+                bare::Kind::Warning => {}
+                bare::Kind::Failed => self.fail(bare::explain(plan, *channel, word)),
+            }
+            return;
+        }
         let is_preparer = self.prepared_by.is_none() || self.prepared_by == message.sender;
         let mut fds = message.fds.into_iter();
         match serde_json::from_slice(&message.bytes) {
@@ -246,6 +271,7 @@ impl Launch {
     /// program may be a zombie by now. A kill between announcement and execve is reported by its exit, as any other.
     fn ended(&mut self) {
         self.reap_helper();
+        self.bare = None;
         if self.executing {
             self.progress = Progress::Running;
         } else if let Some(process) = self.process.take() {
@@ -268,6 +294,7 @@ impl Launch {
 
     fn fail(&mut self, error: LaunchError) {
         self.kill();
+        self.bare = None;
         self.progress = Progress::Failed(error);
     }
 

@@ -4,12 +4,13 @@
 //! needs is laid out in one mapping beforehand, all other anonymous memory is kept from it (MADV_DONTFORK), and so it
 //! lives without heap and without thread-local storage: bare system calls only, no C library, no allocation.
 
+use super::arena::Arena;
 use super::error::LaunchError;
 use super::exec::command_line;
 use super::memory::{PAGE, Private};
 use super::plan::Step;
 use super::spawn::{GO, Report};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::fd::own;
 use crate::seccomp::Filter;
 use nix::errno::Errno;
@@ -60,39 +61,7 @@ pub(super) fn is_simple(rest: &[Step]) -> bool {
     ) && cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
 }
 
-/// Writes one thing after another into a mapping that is large enough.
-struct Arena {
-    next: *mut u8,
-    end: *mut u8,
-}
-
 impl Arena {
-    #[allow(unsafe_code)]
-    fn new(size: usize) -> Result<Self> {
-        let size = size.next_multiple_of(PAGE);
-        let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping, where the kernel likes it.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), size, rights, kind, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(Error::last(format!("mmap({size})")));
-        }
-        let start = start.cast::<u8>();
-        Ok(Self { next: start, end: start.wrapping_add(size) })
-    }
-
-    /// The copy lives as long as the process: the mapping is never given back.
-    #[allow(unsafe_code)]
-    fn put<T: Copy>(&mut self, values: &[T]) -> *mut T {
-        let align = self.next.align_offset(align_of::<T>().max(16));
-        let place = self.next.wrapping_add(align).cast::<T>();
-        let after = place.wrapping_add(values.len()).cast::<u8>();
-        assert!(after <= self.end, "the arena's size was counted before");
-        // SAFETY: the place is aligned, inside the mapping and new, so it overlaps nothing.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), place, values.len()) };
-        self.next = after;
-        place
-    }
-
     fn report(&mut self, report: &Report) -> Text {
         let bytes = serde_json::to_vec(report).unwrap_or_default();
         let length = bytes.len();
@@ -315,7 +284,7 @@ fn end(code: usize) -> ! {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[inline(always)]
-fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
+pub(super) fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: the kernel's calling convention; callers pass pointers to what outlives the call. A child without
     // CLONE_VM returns here on its own copy of the stack.
@@ -335,7 +304,7 @@ fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
 #[inline(always)]
-fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
+pub(super) fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: as above.
     unsafe {
