@@ -3,6 +3,7 @@
 use crate::birth::{Born, plan_join_process, settings};
 use crate::process::{Gate, PlannedStdio, begin, deduplicate, finish, join_rdt, plan_stdio};
 use crate::request::{ExecRequest, PidMode, Stdio, UserRequest};
+use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, SavedUser, Settings};
 use killick_sys::cgroup::Attach;
 use killick_sys::facts::Facts;
@@ -19,6 +20,8 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Exec {
     launch: Launch,
+    listener: Option<Listener>,
+    about: About,
 }
 
 /// Starts the process; its deadline and the end of whatever it starts (kill its leaf) are the caller's.
@@ -72,6 +75,7 @@ pub fn exec_process(facts: &Facts, container: &Container, request: ProcessReques
         pid_namespace: first.pid_namespace,
         attributes: first.attributes.clone(),
         rdt: first.rdt.clone(),
+        listener: first.listener.clone(),
         ..described
     };
     let mut more: Vec<Step> = keyring.map(Step::SessionKeyring).into_iter().collect();
@@ -126,7 +130,8 @@ fn start(
     plan.extend(settings.attributes.steps());
     plan.extend(how.more);
     finish(&mut plan, &settings, &stdio, Gate::None, args);
-    Ok(Exec { launch: launch(plan, pid, born_in)? })
+    let about = About::Exec { first: process.pid() };
+    Ok(Exec { launch: launch(plan, pid, born_in)?, listener: settings.listener, about })
 }
 
 fn pid_namespace(process: &PidFd) -> Result<OwnedFd, LaunchError> {
@@ -145,7 +150,7 @@ impl Exec {
 
     /// Pending, then Running or Failed. Never blocks.
     pub fn progress(&mut self) -> Progress {
-        self.launch.progress()
+        listener::progress(&mut self.launch, self.listener.as_ref(), self.about)
     }
 
     /// None while one outside the PID namespace prepares it.
@@ -155,7 +160,8 @@ impl Exec {
 
     /// Blocks until Running or Failed: for tools and tests.
     pub fn wait(&mut self, deadline: Instant) -> Progress {
-        self.launch.wait(deadline)
+        let (listener, about) = (self.listener.as_ref(), self.about);
+        self.launch.wait_with(deadline, |launch| listener::attend(launch, listener, about))
     }
 
     pub fn warnings(&self) -> &[String] {

@@ -31,6 +31,7 @@ pub mod memory_policy;
 mod mounts;
 mod net_devices;
 mod options;
+mod pid_namespace;
 mod process;
 pub mod rdt;
 mod request;
@@ -41,10 +42,14 @@ pub mod seccomp;
 pub mod signal;
 mod state;
 pub mod support;
+pub mod systemd;
 pub mod update;
 
 pub use birth::{Created, create, create_with, may_ptrace};
 pub use exec::{Exec, ProcessRequest, exec, exec_process};
+/// The specification that states speak of.
+pub const SPEC_VERSION: &str = "1.3.0";
+
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;

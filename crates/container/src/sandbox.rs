@@ -1,7 +1,7 @@
 //! The sandbox: pause, whose namespaces the pod's containers join. A sandbox is a pidfd.
 
 use crate::cgroup::Cgroup;
-use crate::process::{PlannedStdio, begin, plan_stdio};
+use crate::process::{Begun, PlannedStdio, begin_first, let_in, plan_stdio};
 use crate::request::Stdio;
 use killick_sys::caps::{CapSet, CapSets};
 use killick_sys::error::Error;
@@ -53,6 +53,7 @@ pub struct SandboxRequest<'a> {
 pub struct SandboxBirth {
     launch: Launch,
     settings: Settings,
+    placing: Option<OwnedFd>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,12 +92,22 @@ pub fn create_with(
     change: impl FnOnce(&mut Plan),
 ) -> Result<SandboxBirth, LaunchError> {
     let pid = if request.host_pid { PidNamespace::Inherit } else { PidNamespace::New };
-    let (mut plan, settings, born_in) = plan(facts, request)?;
+    let (mut plan, settings, Begun { born_in, placing }) = plan(facts, request)?;
     change(&mut plan);
-    Ok(SandboxBirth { launch: launch(plan, pid, born_in)?, settings })
+    Ok(SandboxBirth { launch: launch(plan, pid, born_in)?, settings, placing })
 }
 
 impl SandboxBirth {
+    /// As `Created::unplaced`.
+    pub fn unplaced(&self) -> Option<i32> {
+        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+    }
+
+    /// As `Created::placed`.
+    pub fn placed(&mut self) -> Result<(), LaunchError> {
+        let_in(&mut self.placing)
+    }
+
     /// Readable when `progress` has something new.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.launch.channel()
@@ -123,7 +134,7 @@ impl SandboxBirth {
 
     /// The sandbox, once it runs.
     pub fn into_sandbox(self) -> Result<Sandbox, LaunchError> {
-        let SandboxBirth { launch, settings } = self;
+        let SandboxBirth { launch, settings, placing: _ } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
         Ok(Sandbox { process, settings })
     }
@@ -208,7 +219,7 @@ pub fn reopen(record: SandboxRecord) -> Result<Option<Sandbox>, Error> {
     }
 }
 
-type Planned = (Plan, Settings, Option<killick_sys::launch::Fd>);
+type Planned = (Plan, Settings, Begun);
 
 fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchError> {
     let SandboxRequest {
@@ -229,9 +240,7 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     let settings = Settings { host_network, host_ipc, host_pid, shm: shm.clone() };
 
     let mut plan = Plan::new();
-    let attach = cgroup.map(|cgroup| cgroup.attach()).transpose();
-    let attach = attach.map_err(|error| LaunchError::Unsupported(error.to_string()))?;
-    let born_in = begin(&mut plan, attach.as_ref(), Some(PAUSE_OOM_SCORE_ADJ))?;
+    let begun = begin_first(&mut plan, cgroup, Some(PAUSE_OOM_SCORE_ADJ))?;
     let program = plan.fd("pause", sealed_memfd("pause", pause)?);
     let null = Stdio::null().map_err(|error| Error::from_io("open(/dev/null)", &error))?;
     let stdio = plan_stdio(&mut plan, null);
@@ -297,7 +306,7 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     ]);
     plan.extend(seccomp.map(Step::Seccomp));
     plan.push(Step::ExecFd { program, args });
-    Ok((plan, settings, born_in))
+    Ok((plan, settings, begun))
 }
 
 fn filesystem(destination: &str, fstype: &str, data: &str) -> Step {

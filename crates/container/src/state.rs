@@ -2,6 +2,7 @@
 
 use crate::attributes::Attributes;
 use crate::rdt::Rdt;
+use crate::seccomp::listener::Listener;
 use killick_sys::caps::CapSets;
 use killick_sys::error::Error;
 use killick_sys::launch::{Ids, UserQuery, Who};
@@ -33,6 +34,9 @@ pub(crate) struct Settings {
     pub(crate) attributes: Attributes,
     #[serde(default)]
     pub(crate) rdt: Option<Rdt>,
+    /// Who answers for the filter.
+    #[serde(default)]
+    pub(crate) listener: Option<Listener>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

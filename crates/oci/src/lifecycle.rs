@@ -1,7 +1,8 @@
 //! start, delete, pause, resume: a container goes from one state to the next, or says why it may not.
 
 use crate::args::{Command, Flag, HELP, Parsed};
-use crate::create::{PLANNED_CGROUP, START_DEADLINE, environment};
+use crate::create::{START_DEADLINE, environment};
+use crate::driver::PLANNED_CGROUP;
 use crate::log::plain;
 use crate::state::{State, Status};
 use crate::{Context, Done, Failure, notify};

@@ -4,6 +4,7 @@
 
 mod args;
 mod create;
+mod driver;
 mod events;
 mod exec;
 mod features;
@@ -20,6 +21,7 @@ mod stdio;
 mod update;
 
 use args::{Command, Flag, Parsed};
+use killick_container::systemd::Driver;
 use killick_sys::selfexe;
 use log::Log;
 use state::Root;
@@ -31,6 +33,8 @@ use std::process::ExitCode;
 pub struct Context {
     root: Root,
     log: Log,
+    /// Who makes cgroups.
+    driver: Driver,
     /// The spelling of an error: `killick-oci create failed: …`.
     program: String,
 }
@@ -62,8 +66,8 @@ const GLOBAL: &[Flag] = &[
     Flag::value(&["log-format"], "FORMAT", "text or json"),
     Flag::value(&["log-level"], "LEVEL", "debug is as --debug; errors and warnings are always logged"),
     Flag::switch(&["debug"], "log what is done, too"),
-    Flag::switch(&["systemd-cgroup"], "not supported yet"),
-    Flag::value(&["cgroup-manager"], "NAME", "cgroupfs"),
+    Flag::switch(&["systemd-cgroup"], "systemd makes the cgroups; cgroupsPath is slice:prefix:name"),
+    Flag::value(&["cgroup-manager"], "NAME", "cgroupfs or systemd (default: by cgroupsPath's form)"),
     Flag::value(&["rootless"], "BOOL", "accepted: false or auto"),
     Flag::value(&["criu"], "PATH", "accepted and unused"),
     Flag::switch(&["version", "v"], "print the version"),
@@ -158,11 +162,18 @@ fn protect(command: &str, context: &Context) -> Result<(), String> {
 }
 
 fn context(global: &Parsed, log: Log, program: &str) -> Result<Context, (Log, Failure)> {
-    let refused = if global.has("systemd-cgroup") {
-        Some("--systemd-cgroup: the systemd cgroup driver is not supported yet".to_owned())
-    } else if global.one("cgroup-manager").is_some_and(|name| name != "cgroupfs") {
-        Some(format!("--cgroup-manager {:?} is not supported yet", global.one("cgroup-manager").unwrap_or_default()))
-    } else if global.one("rootless") == Some("true") {
+    let driver = match (global.has("systemd-cgroup"), global.one("cgroup-manager")) {
+        (true, None) | (_, Some("systemd")) => Ok(Driver::Systemd),
+        (true, Some("cgroupfs")) => Err("--systemd-cgroup and --cgroup-manager cgroupfs exclude each other".to_owned()),
+        (false, Some("cgroupfs")) => Ok(Driver::Cgroupfs),
+        (false, None) => Ok(Driver::Auto),
+        (_, Some(other)) => Err(format!("--cgroup-manager {other:?} is not supported: cgroupfs or systemd")),
+    };
+    let driver = match driver {
+        Ok(driver) => driver,
+        Err(message) => return Err((log, message.into())),
+    };
+    let refused = if global.one("rootless") == Some("true") {
         Some("--rootless true is not supported yet".to_owned())
     } else {
         None
@@ -171,7 +182,7 @@ fn context(global: &Parsed, log: Log, program: &str) -> Result<Context, (Log, Fa
         return Err((log, message.into()));
     }
     match Root::new(global.one("root")) {
-        Ok(root) => Ok(Context { root, log, program: program.to_owned() }),
+        Ok(root) => Ok(Context { root, log, program: program.to_owned(), driver }),
         Err(message) => Err((log, message.into())),
     }
 }

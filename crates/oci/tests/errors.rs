@@ -110,7 +110,8 @@ fn usage_errors_and_what_is_not_supported_yet_say_so() {
     }
     bundle
         .oci(&["--systemd-cgroup", "create", "-b", path, &bundle.id])
-        .fails("--systemd-cgroup: the systemd cgroup driver is not supported yet");
+        .fails("systemd cgroup flag passed, but systemd support for managing cgroups is not available");
+    bundle.oci(&["--cgroup-manager", "disabled", "list"]).fails("is not supported: cgroupfs or systemd");
     bundle.oci(&["--log-format", "xml", "list"]).fails("invalid log-format: xml");
 }
 

@@ -30,6 +30,7 @@ const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
+const FSCONFIG_SET_FD: u32 = 5;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
 /// Below /proc nothing may be mounted but what lxcfs gives (oci.md §1.3.3): whoever mounts over a file of procfs
@@ -265,6 +266,16 @@ impl NewFilesystem {
 
     pub fn set_flag(&self, key: &str) -> Result<()> {
         self.config(FSCONFIG_SET_FLAG, key, None)
+    }
+
+    /// An option that is a descriptor: procfs's `pidns` (6.17).
+    #[allow(unsafe_code)]
+    pub fn set_fd(&self, key: &str, value: BorrowedFd<'_>) -> Result<()> {
+        let (key_c, none) = (c_string(key.as_bytes())?, std::ptr::null::<libc::c_char>());
+        let (context, command, value_raw) = (self.context.as_raw_fd(), FSCONFIG_SET_FD, value.as_raw_fd());
+        // SAFETY: the string outlives the call.
+        let done = unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key_c.as_ptr(), none, value_raw) };
+        check(done, || format!("fsconfig({}, {key:?}, {})", self.fstype, describe(value))).map(drop)
     }
 
     /// Options as mount(2) takes them: `mode=755,size=64k`, `newinstance`.

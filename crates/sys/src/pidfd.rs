@@ -54,6 +54,13 @@ pub struct PidFd {
 }
 
 impl PidFd {
+    /// A copy of one of its descriptors (`pidfd_getfd`, 5.6); EBADF when it has none of that number.
+    pub fn get_fd(&self, number: RawFd) -> Result<OwnedFd> {
+        let call = || format!("pidfd_getfd({}, {number})", self.pid);
+        let pidfd = self.fd.as_ref().ok_or_else(|| Error::new(call(), Errno::ENOSYS))?;
+        pidfd_getfd(pidfd.as_fd(), number)
+    }
+
     /// Opens a process by number. ESRCH: there is none. The caller makes sure that the number is still the one it
     /// means (it is the unreaped parent's right, or it compares `start_time` after opening: `open_verified`).
     pub fn open(pid: i32) -> Result<Self> {
@@ -268,6 +275,13 @@ impl PidFd {
         }
         Exit::from_wait_status(info.exit_code)
     }
+}
+
+#[allow(unsafe_code)]
+fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let got = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    check(got, || format!("pidfd_getfd({number})")).map(|fd| own(fd as RawFd))
 }
 
 #[allow(unsafe_code)]

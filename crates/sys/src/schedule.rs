@@ -53,10 +53,12 @@ pub(crate) fn set_affinity(cpus: &[usize]) -> Result<()> {
     check(done, || format!("sched_setaffinity(0, {cpus:?})")).map(drop)
 }
 
-/// Every cpu that the cgroup has; what is not there is left out by the kernel.
+/// As many as a kernel can be built for; what is not there is left out by it.
+pub(crate) const ALL_CPUS: [usize; 8192 / usize::BITS as usize] = [usize::MAX; 8192 / usize::BITS as usize];
+
+/// Every cpu that the cgroup has.
 pub(crate) fn all_cpus() -> Result<()> {
-    const CPUS_MAX: usize = 8192;
-    let mask = [usize::MAX; CPUS_MAX / usize::BITS as usize];
+    let mask = ALL_CPUS;
     // SAFETY: pointer and length are the array's, which outlives the call.
     let done = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&mask), mask.as_ptr()) };
     check(done, || "sched_setaffinity(0, all)".into()).map(drop)

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::fd::{self, own};
 use crate::ns::{self, NamespaceKind};
 use crate::pidfd::PidFd;
+use crate::schedule;
 use crate::seccomp;
 use crate::signal;
 use nix::errno::Errno;
@@ -175,6 +176,7 @@ fn fits(plan: &Plan) -> bool {
         | Step::NewSession
         | Step::AttachTasks(_)
         | Step::AttachGroup(_)
+        | Step::AllCpus
         | Step::OomScoreAdj(_)
         | Step::Join { .. }
         | Step::Stdio(_)
@@ -211,6 +213,7 @@ fn size(plan: &Plan) -> usize {
     let strings = |strings: &[String]| strings.iter().map(|string| string.len() + FOR_EACH).sum::<usize>();
     let of = |step: &Step| match step {
         Step::Seccomp(filter) => size_of_val(filter.program.as_slice()),
+        Step::AllCpus => size_of_val(&schedule::ALL_CPUS),
         Step::Chdir(path) => 2 * path.as_os_str().len(),
         Step::SessionKeyring(name) => name.len(),
         Step::FindUser(Who::Ids(ids)) => size_of_val(ids.groups.as_slice()),
@@ -329,6 +332,13 @@ impl<'a> Layout<'a> {
             Step::AttachGroup(procs) => {
                 let name = self.wanted.map(|_| self.describe(*procs)).unwrap_or_default();
                 self.add(Act::AttachGroup(self.raw(*procs)), |errno, _| attach_error(&name, errno));
+            }
+            Step::AllCpus => {
+                let mask = self.put(&schedule::ALL_CPUS) as usize;
+                let args = [0, size_of_val(&schedule::ALL_CPUS), mask, 0, 0];
+                self.call(libc::SYS_sched_setaffinity, args, OnError::Warn, |errno| {
+                    Error::new("sched_setaffinity(0, all)", errno).into()
+                });
             }
             Step::OomScoreAdj(score) => {
                 let text = score.to_string();

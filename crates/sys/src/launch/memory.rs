@@ -17,7 +17,6 @@ impl Private {
         // SAFETY: it only tells the allocator to take all memory from the break from now on.
         unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
         let maps = std::fs::read_to_string("/proc/self/maps").call(|| "read(/proc/self/maps)".into())?;
-        let here = &raw const maps as usize;
         let mut private = Self::default();
         let mut end_of_file = 0;
         for line in maps.lines() {
@@ -33,10 +32,12 @@ impl Private {
                 continue;
             }
             let is_bss = start == end_of_file;
-            let is_this_stack = (start..end).contains(&here) || name == "[stack]";
             if name == "[heap]" {
                 private.heap = Some(start);
-            } else if rights == "rw-p" && name.is_empty() && !is_bss && !is_this_stack {
+            } else if name == "[stack]" {
+                // With the arguments and the environment; it may have grown by then, and nothing else is near.
+                private.ranges.push((start.saturating_sub(STACK_GROWTH_MAX), end));
+            } else if rights == "rw-p" && name.is_empty() && !is_bss {
                 private.ranges.push((start, end));
             }
         }
@@ -126,6 +127,8 @@ fn is_single_threaded() -> bool {
 }
 
 pub(super) const PAGE: usize = 4096;
+/// Within the gap of at least 128 MiB that the kernel keeps free below a stack.
+const STACK_GROWTH_MAX: usize = 32 << 20;
 
 /// The kernel writes to the C library's restartable-sequence area at every preemption, and kills who lacks it: that
 /// area lies in thread-local storage, which is in the heap of a static program.

@@ -8,6 +8,7 @@ mod error;
 mod exec;
 mod gate;
 mod knobs;
+mod listener;
 mod memory;
 mod nodes;
 mod overlay;

@@ -235,6 +235,13 @@ pub enum Step {
         recursive_set: u64,
         recursive_clear: u64,
     },
+    /// A mount that the parent made detached, for this child alone.
+    AdoptTree {
+        tree: Tree,
+        fd: Fd,
+        set: u64,
+        clear: u64,
+    },
     /// An empty tmpfs that belongs to no place.
     TmpfsTree {
         tree: Tree,

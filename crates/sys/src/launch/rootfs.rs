@@ -56,6 +56,16 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
         Step::BindRoot { path } => Ok(mount::bind(path, path, true)?),
         Step::TmpfsRoot { data, at } => Ok(mount::mount("tmpfs", at, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, data)?),
         Step::CloneTree { .. } => clone_tree(child, step),
+        Step::AdoptTree { tree, fd, set, clear } => {
+            let made = child.fd(*fd).try_clone_to_owned().call(|| "fcntl(F_DUPFD_CLOEXEC)".into())?;
+            let attr =
+                MountAttr { set: mount::attributes(*set), clear: mount::attributes(*clear), ..MountAttr::default() };
+            if attr != MountAttr::default() {
+                mount::set_attributes(made.as_fd(), false, attr)?;
+            }
+            child.trees.insert(*tree, made);
+            Ok(())
+        }
         Step::TmpfsTree { tree, data } => {
             let new = NewFilesystem::open("tmpfs")?;
             new.set_data(data)?;

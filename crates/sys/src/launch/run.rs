@@ -135,6 +135,7 @@ impl Child<'_> {
             | Step::TmpfsRoot { .. }
             | Step::CloneTree { .. }
             | Step::TmpfsTree { .. }
+            | Step::AdoptTree { .. }
             | Step::OpenRoot(_)
             | Step::AttachRoot(_)
             | Step::Mount(_)
@@ -195,6 +196,7 @@ impl Child<'_> {
             Step::NoNewPrivileges => {
                 Ok(nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".into())?)
             }
+            Step::Seccomp(filter) if filter.listens() => self.load_listener(filter),
             Step::Seccomp(filter) => Ok(filter
                 .load()
                 .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", filter.program.len()))?),
@@ -278,7 +280,7 @@ impl Child<'_> {
     }
 
     /// Nobody listening any more is no reason to stop: the parent's death shows at the gate.
-    fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
+    pub(super) fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
         let bytes = serde_json::to_vec(report).unwrap_or_default();
         let _ = fd::send_message(self.channel.as_fd(), &bytes, with.as_slice());
     }
@@ -385,8 +387,12 @@ impl Child<'_> {
         if tail::is_simple(rest)
             && let Some(path) = &self.executable
         {
-            let channel = self.channel.as_raw_fd();
-            let inside = tail::birth(&self.private, (before, rest), channel, path, self.home.as_deref())?;
+            let listener = rest.iter().find_map(|step| match step {
+                Step::GateSocket(listener) => Some(self.fd(*listener).as_raw_fd()),
+                _ => None,
+            });
+            let channels = (self.channel.as_raw_fd(), listener);
+            let inside = tail::birth(&self.private, (before, rest), channels, path, self.home.as_deref())?;
             let pidfd = inside.pidfd.as_ref().map(|pidfd| pidfd.as_fd());
             self.report(&Report::Inside { pid: inside.pid }, pidfd);
             let _ = nix::unistd::write(&inside.known, &[1]);

@@ -69,6 +69,9 @@ impl fmt::Display for Shown<'_> {
             Step::OverlayAt(overlay) => write!(f, "mount(overlay, {}, {})", overlay.at.display(), overlay.data()),
             Step::OverlayTree { overlay, tree } => write!(f, "{tree} = fsmount(overlay, {})", overlay.data()),
             Step::BindRoot { path } => write!(f, "mount({0}, {0}, MS_BIND|MS_REC)", path.display()),
+            Step::AdoptTree { tree, fd, set, clear: _ } => {
+                write!(f, "{tree} = <{}> with {}", self.name(*fd), crate::mount::flag_list(*set))
+            }
             Step::TmpfsRoot { data, at } => write!(f, "mount(tmpfs, {}, {data})", at.display()),
             Step::CloneTree {
                 tree,
@@ -154,6 +157,7 @@ impl fmt::Display for Shown<'_> {
                 sets.effective.0, sets.permitted.0, sets.inheritable.0, sets.ambient.0
             ),
             Step::NoNewPrivileges => write!(f, "prctl(PR_SET_NO_NEW_PRIVS, 1)"),
+            Step::Seccomp(filter) if filter.listens() => write!(f, "seccomp(SECCOMP_SET_MODE_FILTER, NEW_LISTENER)"),
             Step::Seccomp(_) => write!(f, "seccomp(SECCOMP_SET_MODE_FILTER)"),
             Step::FindExecutable => write!(f, "find the executable"),
             Step::Gate => write!(f, "gate"),

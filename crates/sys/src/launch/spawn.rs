@@ -2,6 +2,7 @@
 
 use super::bare;
 use super::error::LaunchError;
+use super::listener::Listening;
 use super::plan::{Fd, Ids, Plan, Step, above_stdio};
 use super::run;
 use crate::error::{Error, Result};
@@ -36,6 +37,10 @@ pub(crate) enum Report {
         pid: i32,
     },
     Gate,
+    /// The next thing is a filter whose listener will have this number.
+    Listener {
+        fd: i32,
+    },
     /// Who the process will be, and its home directory where one had to be looked up.
     User(Ids, Option<String>),
     /// The next thing is execve.
@@ -79,6 +84,7 @@ pub struct Launch {
     /// channel too, and a tracer takes its descriptors.
     prepared_by: Option<i32>,
     executing: bool,
+    listening: Listening,
     /// The plan of a child without heap, which names the step that failed by number, and its end of the channel.
     bare: Option<(Plan, RawFd)>,
 }
@@ -174,6 +180,7 @@ impl Launch {
             user: None,
             inside,
             executing: false,
+            listening: Listening::Not,
             bare: None,
         }
     }
@@ -186,6 +193,11 @@ impl Launch {
     /// None while a child outside the PID namespace prepares it.
     pub fn process(&self) -> Option<&PidFd> {
         self.process.as_ref().filter(|_| self.inside == Inside::Here)
+    }
+
+    /// The child that was made: the process, or the one that prepares it from outside.
+    pub fn child(&self) -> Option<&PidFd> {
+        self.process.as_ref()
     }
 
     /// What could not be done and was not fatal.
@@ -221,12 +233,51 @@ impl Launch {
             match fd::receive_message(self.channel.as_fd(), REPORT_BYTES_MAX) {
                 Ok(message) if message.is_end() => self.ended(),
                 Ok(message) => self.heard(message),
-                Err(error) if error.errno() == Errno::EAGAIN => break,
+                Err(error) if error.errno() == Errno::EAGAIN => {
+                    self.fetch_listener();
+                    break;
+                }
                 Err(error) if error.errno() == Errno::ECONNRESET => self.ended(),
                 Err(error) => self.fail(LaunchError::Call(error)),
             }
         }
         self.progress.clone()
+    }
+
+    /// The filter's listener, once the child has loaded it: for whoever answers. The child goes on with
+    /// `listener_is_known`.
+    pub fn take_listener(&mut self) -> Option<OwnedFd> {
+        // The process that it speaks for must be known too.
+        let is_taken = matches!(self.listening, Listening::Taken(_)) && self.inside == Inside::Here;
+        match std::mem::take(&mut self.listening) {
+            Listening::Taken(fd) if is_taken => Some(fd),
+            other => {
+                self.listening = other;
+                None
+            }
+        }
+    }
+
+    pub fn listener_is_known(&self) -> Result<(), LaunchError> {
+        Ok(Listening::release(self.channel.as_fd())?)
+    }
+
+    /// Gives the birth up, for a reason of the caller's.
+    pub fn give_up(&mut self, error: LaunchError) {
+        self.fail(error);
+    }
+
+    fn fetch_listener(&mut self) {
+        let Some(process) = self.process.as_ref().filter(|_| self.progress == Progress::Pending) else { return };
+        let taken = self.listening.fetch(process, self.channel.as_fd());
+        // A helper bears the process only afterwards.
+        let taken = match taken {
+            Ok(true) if self.inside == Inside::Awaited => Listening::release(self.channel.as_fd()),
+            other => other.map(drop),
+        };
+        if let Err(error) = taken {
+            self.fail(LaunchError::Call(error));
+        }
     }
 
     fn heard(&mut self, message: fd::Message) {
@@ -247,7 +298,13 @@ impl Launch {
         let mut fds = message.fds.into_iter();
         match serde_json::from_slice(&message.bytes) {
             // Forged: nothing is believed but what a process may say of itself.
-            Ok(Report::Warning(_) | Report::User(..) | Report::Terminal | Report::Inside { .. }) if !is_preparer => {}
+            Ok(
+                Report::Warning(_)
+                | Report::User(..)
+                | Report::Terminal
+                | Report::Inside { .. }
+                | Report::Listener { .. },
+            ) if !is_preparer => {}
             Ok(Report::Inside { .. }) if self.inside == Inside::Here => {}
             Ok(Report::Warning(text)) if self.warnings.len() < WARNINGS_MAX => self.warnings.push(text),
             Ok(Report::Warning(_)) => {}
@@ -258,6 +315,7 @@ impl Launch {
                 self.inside = Inside::Here;
             }
             Ok(Report::Gate) => self.gate_reached = true,
+            Ok(Report::Listener { fd }) => self.listening = Listening::At(fd),
             Ok(Report::Executing) => self.executing = true,
             Ok(Report::Failed(error)) => self.fail(error),
             Err(error) => self.fail(LaunchError::Died(format!("unreadable report: {error}"))),
@@ -310,8 +368,15 @@ impl Launch {
 
     /// Blocks until the progress is no longer `Pending`, nor `AtGate` once the gate is open. For tests and tools.
     pub fn wait(&mut self, deadline: Instant) -> Progress {
+        self.wait_with(deadline, |_| {})
+    }
+
+    /// As `wait`; `attend` is called after each look.
+    pub fn wait_with(&mut self, deadline: Instant, mut attend: impl FnMut(&mut Self)) -> Progress {
         loop {
-            let progress = self.progress();
+            self.progress();
+            attend(self);
+            let progress = self.progress.clone();
             let settled = match progress {
                 Progress::Pending => false,
                 Progress::AtGate => !self.gate_open,
@@ -324,9 +389,17 @@ impl Launch {
                 self.fail(LaunchError::Late);
                 return self.progress.clone();
             }
-            if let Err(error) = wait_readable(self.channel.as_fd(), deadline) {
+            if let Err(error) = wait_readable(self.channel.as_fd(), self.next_look(deadline)) {
                 self.fail(LaunchError::Call(error));
             }
+        }
+    }
+
+    /// A child that waits in its filter sends nothing: it must be looked at.
+    pub fn next_look(&self, deadline: Instant) -> Instant {
+        match self.listening {
+            Listening::At(_) => deadline.min(Instant::now() + std::time::Duration::from_millis(10)),
+            Listening::Not | Listening::Taken(_) => deadline,
         }
     }
 
