@@ -26,32 +26,14 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 
 const FORCE: Flag = Flag::switch(&["force", "f"], "kill it first; an unknown container is no error");
 
-pub fn commands() -> Vec<Command> {
+pub fn commands() -> [Command; 4] {
     let one =
         |name, about, flags, run| Command { name, usage: "<id>", positional: (1, 1), about, flags, stops: false, run };
-    vec![
+    [
         one("start", "let a created container run its program", &[HELP], start),
         one("delete", "remove what create made", &[FORCE, HELP], delete),
         one("pause", "stop all processes of a container", &[HELP], pause),
         one("resume", "let a paused container go on", &[HELP], resume),
-        Command {
-            name: "checkpoint",
-            usage: "<id>",
-            positional: (0, usize::MAX),
-            about: "not supported",
-            flags: &[HELP],
-            stops: true,
-            run: |_, _, _| Err("checkpoint is not supported by killick-oci (it would need criu)".into()),
-        },
-        Command {
-            name: "restore",
-            usage: "<id>",
-            positional: (0, usize::MAX),
-            about: "not supported",
-            flags: &[HELP],
-            stops: true,
-            run: |_, _, _| Err("restore is not supported by killick-oci (it would need criu)".into()),
-        },
     ]
 }
 

@@ -64,7 +64,10 @@ fn a_busy_containers_counters_are_all_filled() {
     bundle.create();
     bundle.start();
     let busy = |data: &Value, field: &str| data.pointer(field).and_then(Value::as_u64).is_some_and(|number| number > 0);
-    until("it was throttled", || busy(&statistics(&bundle), "/cpu/throttling/throttledTime"));
+    until("it was throttled", || {
+        let data = statistics(&bundle);
+        busy(&data, "/cpu/throttling/throttledTime") && busy(&data, "/cpu/usage/user")
+    });
     let data = statistics(&bundle);
     for field in FIELDS {
         assert!(data.pointer(field).is_some(), "{field} in {data:#}");

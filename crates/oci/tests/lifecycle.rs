@@ -185,6 +185,14 @@ fn spec_is_written_once_and_features_are_told() {
     let bundle = Bundle::new(json!({}));
     let path = bundle.path().to_str().unwrap();
     bundle.oci(&["spec", "-b", path]).fails("File config.json exists. Remove it first");
+    let other = tempfile::tempdir().unwrap();
+    bundle.oci(&["spec", "--rootless", "--bundle", other.path().to_str().unwrap()]).ok();
+    let config: Value = serde_json::from_slice(&fs::read(other.path().join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["linux"]["uidMappings"], json!([{"containerID": 0, "hostID": 0, "size": 1}]));
+    let kinds: Vec<&str> =
+        config["linux"]["namespaces"].as_array().unwrap().iter().map(|one| one["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["pid", "ipc", "uts", "mount", "cgroup", "user"]);
+    assert!(config["linux"].get("resources").is_none() && !config.to_string().contains("gid=5"));
     let features: Value = serde_json::from_str(&bundle.oci(&["features"]).ok()).unwrap();
     assert_eq!(features["ociVersionMax"], "1.3.0");
     assert!(features["mountOptions"].as_array().unwrap().contains(&json!("rro")));

@@ -41,8 +41,8 @@ impl Runtime {
         let status = self.command(words, &log).status().unwrap();
         let text = fs::read_to_string(&log).unwrap_or_default();
         let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let errors = records.filter(|record| record["level"] == "error");
-        let last = errors.last().map(|record| record["msg"].as_str().unwrap().to_owned());
+        let mut errors = records.filter(|record| record["level"] == "error");
+        let last = errors.next_back().map(|record| record["msg"].as_str().unwrap().to_owned());
         (status.code().unwrap_or(-1), last.unwrap_or_default())
     }
 
