@@ -92,7 +92,13 @@ impl Planner<'_> {
             "proc" => match &mut self.shared.proc {
                 Some(ProcOf::Sandbox(path)) => {
                     let path = path.clone();
-                    self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory)
+                    match self.api {
+                        Api::Detached => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
+                        Api::Classic => {
+                            self.bind_known(destination, path, None, &options, MountPoint::OrdinaryDirectory);
+                            Ok(())
+                        }
+                    }
                 }
                 Some(ProcOf::Made(made)) => {
                     let made =

@@ -87,6 +87,7 @@ fn commands() -> Vec<Command> {
 }
 
 fn main() -> ExitCode {
+    killick_sys::signal::hear_of_children();
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     match run(&words) {
         Ok(code) => ExitCode::from(code),

@@ -160,6 +160,19 @@ pub fn attributes(flags: u64) -> u64 {
     table.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |attributes, (_, attribute)| attributes | attribute)
 }
 
+/// `MOUNT_ATTR_*` to `MS_*`.
+pub fn flags(attributes: u64) -> u64 {
+    let table = [
+        (libc::MS_RDONLY, MOUNT_ATTR_RDONLY),
+        (libc::MS_NOSUID, MOUNT_ATTR_NOSUID),
+        (libc::MS_NODEV, MOUNT_ATTR_NODEV),
+        (libc::MS_NOEXEC, MOUNT_ATTR_NOEXEC),
+        (libc::MS_NODIRATIME, MOUNT_ATTR_NODIRATIME),
+        (MS_NOSYMFOLLOW, MOUNT_ATTR_NOSYMFOLLOW),
+    ];
+    table.iter().filter(|(_, attribute)| attributes & attribute != 0).fold(0, |flags, (flag, _)| flags | flag)
+}
+
 /// A detached copy of the mount at `path` (relative to `dir`, or `dir` itself when empty).
 #[allow(unsafe_code)]
 pub fn clone_tree(dir: Option<BorrowedFd<'_>>, path: &Path, recursive: bool) -> Result<OwnedFd> {

@@ -41,6 +41,15 @@ pub fn reset_dispositions() {
     }
 }
 
+/// A caller that ignores SIGCHLD leaves us without the ends of our children: the kernel throws them away.
+#[allow(unsafe_code)]
+pub fn hear_of_children() {
+    let default = KernelSigaction::default();
+    let nothing = std::ptr::null_mut::<KernelSigaction>();
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGCHLD, &raw const default, nothing, size_of::<u64>()) };
+}
+
 /// The kernel's own structure; all zero is SIG_DFL without flags.
 #[repr(C)]
 #[derive(Default)]

@@ -13,6 +13,7 @@ mod memory;
 mod nodes;
 mod overlay;
 mod plan;
+mod recursive;
 mod rootfs;
 mod run;
 mod shared;

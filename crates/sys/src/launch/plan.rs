@@ -224,6 +224,8 @@ pub enum Step {
         data: String,
         at: PathBuf,
     },
+    /// Classic: a procfs of this process's PID namespace.
+    ProcAt(PathBuf),
     CloneTree {
         tree: Tree,
         path: PathBuf,
@@ -335,6 +337,16 @@ pub enum Step {
     /// Runs this descriptor as a program (pause from its memfd).
     ExecFd {
         program: Fd,
+        args: Vec<String>,
+    },
+    /// The descriptor's content as a program inside the root, for kernels without execveat.
+    CopyProgram {
+        program: Fd,
+        path: PathBuf,
+    },
+    /// As `ExecFd`, of a program inside the root.
+    ExecPath {
+        path: PathBuf,
         args: Vec<String>,
     },
     /// A step that a test made fail.

@@ -35,6 +35,8 @@ pub(super) struct Child<'a> {
     /// A directory that root could not enter.
     chdir_as_user: Option<PathBuf>,
     executable: Option<PathBuf>,
+    /// No descriptor has a number as high as this; 0 before that is known.
+    fds_end: i32,
     private: Private,
 }
 
@@ -52,6 +54,7 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
         home: None,
         chdir_as_user: None,
         executable: None,
+        fds_end: 0,
         private: Private::default(),
     };
     if child.is_helper() {
@@ -78,6 +81,9 @@ impl Child<'_> {
             Step::CloseOtherFds => {
                 let plan = self.plan.fds.iter().map(|(_, fd)| fd.as_raw_fd());
                 let keep: Vec<_> = plan.chain(self.kept()).collect();
+                // The lowest free number is always given out, and no step opens more than a few.
+                let opened_max = self.plan.steps.len() as i32 * 4 + 64;
+                self.fds_end = keep.iter().max().map_or(0, |last| last + 1) + opened_max;
                 Ok(fd::close_all_except(&keep)?)
             }
             Step::CloseDone => {
@@ -88,7 +94,11 @@ impl Child<'_> {
                 let keep: Vec<_> = used.chain(self.kept()).collect();
                 self.root.forget();
                 self.trees.clear();
-                Ok(fd::close_all_except(&keep)?)
+                match self.fds_end {
+                    0 => fd::close_all_except(&keep)?,
+                    end => fd::close_all_except_below(&keep, end)?,
+                }
+                Ok(())
             }
             Step::ResetSignals => {
                 signal::reset_dispositions();
@@ -130,6 +140,7 @@ impl Child<'_> {
             | Step::OverlayTree { .. }
             | Step::BindRoot { .. }
             | Step::TmpfsRoot { .. }
+            | Step::ProcAt(_)
             | Step::CloneTree { .. }
             | Step::TmpfsTree { .. }
             | Step::AdoptTree { .. }
@@ -139,6 +150,7 @@ impl Child<'_> {
             | Step::Device(_)
             | Step::Symlink { .. }
             | Step::MakeDirectory(_)
+            | Step::CopyProgram { .. }
             | Step::ReadonlyPath(_)
             | Step::MaskPath(_)
             | Step::RemountReadonly(_)
@@ -248,6 +260,7 @@ impl Child<'_> {
                 Err(exec::exec(&path, args, env, self.home.as_deref()))
             }
             Step::ExecFd { program, args } => Err(exec::exec_fd(self.fd(*program), args)),
+            Step::ExecPath { path, args } => Err(exec::exec_path(path, args)),
             Step::Fail(step) => Err(LaunchError::Call(Error::new(step.clone(), Errno::ENOTRECOVERABLE))),
         }
     }

@@ -69,6 +69,7 @@ impl fmt::Display for Shown<'_> {
             Step::OverlayAt(overlay) => write!(f, "mount(overlay, {}, {})", overlay.at.display(), overlay.data()),
             Step::OverlayTree { overlay, tree } => write!(f, "{tree} = fsmount(overlay, {})", overlay.data()),
             Step::BindRoot { path } => write!(f, "mount({0}, {0}, MS_BIND|MS_REC)", path.display()),
+            Step::ProcAt(at) => write!(f, "mount(proc, {})", at.display()),
             Step::AdoptTree { tree, fd, set, clear: _ } => {
                 write!(f, "{tree} = <{}> with {}", self.name(*fd), crate::mount::flag_list(*set))
             }
@@ -176,6 +177,10 @@ impl fmt::Display for Shown<'_> {
             Step::PidForChildren(fd) => write!(f, "setns(<{}>, CLONE_NEWPID) for children", self.name(*fd)),
             Step::BirthInside => write!(f, "clone3(CLONE_PARENT|CLONE_PIDFD)"),
             Step::Exec { args, env } => write!(f, "execve({args:?}, {} variables)", env.len()),
+            Step::CopyProgram { program, path } => {
+                write!(f, "copy <{}> to root{}", self.name(*program), path.display())
+            }
+            Step::ExecPath { path, args } => write!(f, "execve({}, {args:?})", path.display()),
             Step::ExecFd { program, args } => write!(f, "execveat(<{}>, {args:?})", self.name(*program)),
             Step::Fail(step) => write!(f, "refused: {step}"),
         }
