@@ -26,6 +26,17 @@ pub struct Exec {
 
 /// Starts the process; its deadline and the end of whatever it starts (kill its leaf) are the caller's.
 pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> Result<Exec, LaunchError> {
+    exec_with(facts, container, request, |_| {})
+}
+
+/// As `exec`; `change` sees the plan before it is run. For tests that make step *n* fail.
+#[doc(hidden)]
+pub fn exec_with(
+    facts: &Facts,
+    container: &Container,
+    request: ExecRequest<'_>,
+    change: impl FnOnce(&mut Plan),
+) -> Result<Exec, LaunchError> {
     let ExecRequest { args, stdio, attach, env, cwd, user, capabilities, no_new_privileges } = request;
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
@@ -42,7 +53,7 @@ pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> R
         ..first.clone()
     };
     let how = How { inherited: Vec::new(), more: Vec::new() };
-    start(facts, container, settings, args, stdio, attach, how)
+    start(facts, container, settings, args, stdio, attach, how, change)
 }
 
 /// A whole `process` object (`exec --process`): nothing is taken over from the first process but its seccomp filter.
@@ -81,7 +92,7 @@ pub fn exec_process(facts: &Facts, container: &Container, request: ProcessReques
     let mut more: Vec<Step> = keyring.map(Step::SessionKeyring).into_iter().collect();
     more.extend(crate::scheduling::affinity(process)?);
     more.extend(crate::scheduling::steps(process)?);
-    start(facts, container, settings, args, stdio, attach, How { inherited, more })
+    start(facts, container, settings, args, stdio, attach, How { inherited, more }, |_| {})
 }
 
 /// What only a whole process has.
@@ -90,6 +101,7 @@ struct How {
     more: Vec<Step>,
 }
 
+#[allow(clippy::too_many_arguments, reason = "one caller for each kind of request")]
 fn start(
     facts: &Facts,
     container: &Container,
@@ -98,6 +110,7 @@ fn start(
     stdio: Stdio,
     attach: Option<&Attach>,
     how: How,
+    change: impl FnOnce(&mut Plan),
 ) -> Result<Exec, LaunchError> {
     let mut plan = Plan::new();
     plan.keep_inherited(how.inherited);
@@ -130,6 +143,7 @@ fn start(
     plan.extend(settings.attributes.steps());
     plan.extend(how.more);
     finish(&mut plan, &settings, &stdio, Gate::None, args);
+    change(&mut plan);
     let about = About::Exec { first: process.pid() };
     Ok(Exec { launch: launch(plan, pid, born_in)?, listener: settings.listener, about })
 }

@@ -46,7 +46,7 @@ pub mod systemd;
 pub mod update;
 
 pub use birth::{Created, create, create_with, may_ptrace};
-pub use exec::{Exec, ProcessRequest, exec, exec_process};
+pub use exec::{Exec, ProcessRequest, exec, exec_process, exec_with};
 /// The specification that states speak of.
 pub const SPEC_VERSION: &str = "1.3.0";
 

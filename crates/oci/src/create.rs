@@ -36,7 +36,7 @@ const DETACH: Flag = Flag::switch(&["detach", "d"], "do not wait for its end");
 const KEEP: Flag = Flag::switch(&["keep"], "do not delete it at its end");
 const NO_SUBREAPER: Flag = Flag::switch(&["no-subreaper"], "accepted: we never become a subreaper");
 
-const CREATE: &[Flag] = &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, HELP];
+const CREATE: &[Flag] = &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, NO_SUBREAPER, HELP];
 const RUN: &[Flag] =
     &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, DETACH, KEEP, NO_SUBREAPER, HELP];
 
