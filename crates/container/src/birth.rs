@@ -181,7 +181,7 @@ fn plan(
     let mut settings = settings(process, user, seccomp, born, join.pid)?;
     settings.attributes = attributes::of(spec)?;
     let bundle = directory(&rootfs);
-    let state = crate::hooks::state(crate::SPEC_VERSION, &id, bundle, spec);
+    let state = crate::hooks::state(crate::features::SPEC_VERSION, &id, bundle, spec);
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, &state)?;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
@@ -264,7 +264,7 @@ fn plan(
     }
     plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
-    finish(&mut plan, &settings, &stdio, Gate::Wait, args);
+    finish(&mut plan, &settings, &stdio, Gate::Wait { hooks: None }, args);
     Ok(Planned { plan, settings, begun })
 }
 
