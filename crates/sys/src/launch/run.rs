@@ -102,6 +102,9 @@ impl Child<'_> {
             }
             Step::ResetSignals => {
                 signal::reset_dispositions();
+                if self.waits_at_a_gate() {
+                    signal::end_on_termination()?;
+                }
                 Ok(signal::unblock_all()?)
             }
             Step::Undumpable => Ok(set_undumpable()?),
@@ -263,6 +266,12 @@ impl Child<'_> {
             Step::ExecPath { path, args } => Err(exec::exec_path(path, args)),
             Step::Fail(step) => Err(LaunchError::Call(Error::new(step.clone(), Errno::ENOTRECOVERABLE))),
         }
+    }
+
+    /// Whether this very process is a first one that waits before it becomes its program.
+    fn waits_at_a_gate(&self) -> bool {
+        let waits = |step: &Step| matches!(step, Step::Gate | Step::GateSocket(_));
+        self.plan.steps.iter().any(waits) && !self.is_helper()
     }
 
     /// What is open in the program, and the way to tell of it.
