@@ -1,23 +1,26 @@
 //! An OCI bundle as it is: a container with namespaces of its own or joined by path, without a sandbox, made by one
 //! command and started by another. The same steps as `birth`'s, in the order of oci.md §3.
 
-use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
+use crate::birth::{Born, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
-use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
-use crate::process::{Gate, PlannedStdio, begin, finish, plan_stdio};
+use crate::meeting::{Meeting, Meetings};
+use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
+use crate::pid_namespace::{Birthplace, of_joined};
+use crate::process::{Begun, Gate, PlannedStdio, begin_first, finish, join_rdt, let_in, plan_stdio};
+use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
+use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, Record, Settings};
 use killick_sys::error::{Context, Error};
 use killick_sys::facts::Facts;
-use killick_sys::fd;
 use killick_sys::launch::{Fd, Launch, LaunchError, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch};
 use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
 use killick_sys::seccomp::Filter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,12 +37,14 @@ pub struct BundleRequest<'a> {
     pub cgroup: &'a Cgroup,
     pub seccomp: Option<Filter>,
     pub stdio: Stdio,
-    /// Descriptors 3 and up that are passed on.
-    pub inherited: i32,
+    /// Descriptors that are passed on at their places.
+    pub inherited: Vec<i32>,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
     /// Name of its own session keyring.
     pub keyring: Option<String>,
+    /// The root is moved over the host's, where that is one which pivot_root refuses.
+    pub no_pivot: bool,
     /// From `killick_sys::launch::gate_listen`: where another process will start it.
     pub gate: OwnedFd,
     /// `hooks::state`.
@@ -52,7 +57,10 @@ pub struct BundleBirth {
     id: String,
     launch: Launch,
     settings: Settings,
-    rendezvous: Option<OwnedFd>,
+    placing: Option<OwnedFd>,
+    meetings: Meetings,
+    /// After `launch`: nobody is in it then.
+    rdt: Held,
 }
 
 /// A birth that has made no step for so long is given up.
@@ -60,28 +68,52 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Starts the birth.
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
+    create_with(facts, request, |_| {})
+}
+
+/// As `create`; `change` sees the plan before it is run. For tests that make step *n* fail.
+#[doc(hidden)]
+pub fn create_with(
+    facts: &Facts,
+    request: BundleRequest<'_>,
+    change: impl FnOnce(&mut Plan),
+) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
-    let Planned { plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
+    let rdt = Held(rdt::create(request.spec, &id).map_err(LaunchError::Unsupported)?);
+    let Planned { mut plan, mut settings, born_in, placing, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
+    settings.rdt = rdt.0.clone();
+    change(&mut plan);
     let pid_namespace = match &pid {
-        Pid::Host => PidNamespace::Inherit,
         Pid::New => PidNamespace::New,
-        Pid::Joined(namespace) => PidNamespace::Inside(namespace.as_fd()),
+        Pid::Joined(namespace, ..) if !settings.born_outside => PidNamespace::Inside(namespace.as_fd()),
+        Pid::Host | Pid::Joined(..) => PidNamespace::Inherit,
     };
     let launch = launch(plan, pid_namespace, born_in)?;
-    // Those that follow the first process are seen by it.
-    settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
-    Ok(BundleBirth { id, launch, settings, rendezvous })
+    // Those that follow the first process are seen by it, and by whoever joins its namespace later.
+    settings.born_outside = !matches!(pid, Pid::Host);
+    Ok(BundleBirth { id, launch, settings, placing, meetings, rdt })
 }
 
 impl BundleBirth {
-    /// The first process, from its birth on.
+    /// As `Created::unplaced`.
+    pub fn unplaced(&self) -> Option<i32> {
+        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+    }
+
+    /// As `Created::placed`.
+    pub fn placed(&mut self) -> Result<(), LaunchError> {
+        let_in(&mut self.placing)
+    }
+
+    /// The first process, from the gate on.
     pub fn process(&self) -> Option<&PidFd> {
         self.launch.process()
     }
 
-    /// What finds the container again, from its birth on.
+    /// What finds the container again: from its birth on, and once more at the gate, when another process may have
+    /// come into the first one's place.
     pub fn record(&self) -> Option<Record> {
-        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
+        self.launch.child().map(|process| Record::new(&self.id, process, &self.settings))
     }
 
     /// Blocks until the container waits at its gate. `hooks` runs the runtime's own hooks at their moment, with the
@@ -90,7 +122,7 @@ impl BundleBirth {
         let mut hooks = Some(hooks);
         let mut deadline = Instant::now() + CREATE_DEADLINE;
         loop {
-            match self.launch.progress() {
+            match listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First) {
                 Progress::AtGate | Progress::Running => return Ok(()),
                 Progress::Failed(error) => return Err(error),
                 Progress::Pending => {}
@@ -98,29 +130,27 @@ impl BundleBirth {
             if Instant::now() >= deadline {
                 return Err(LaunchError::Late);
             }
-            if self.is_here(deadline)?
-                && let Some(hooks) = hooks.take()
-                && let Some(rendezvous) = self.rendezvous.take()
-            {
-                let pid = self.launch.process().map_or(0, PidFd::pid);
-                hooks(pid).map_err(LaunchError::Unsupported)?;
-                deadline = Instant::now() + CREATE_DEADLINE;
-                match fd::send_message(rendezvous.as_fd(), killick_sys::launch::GO, &[]) {
-                    // What it died of is on the channel.
-                    Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => {}
-                    sent => {
-                        sent?;
-                    }
-                }
+            if !self.is_here(deadline)? {
+                continue;
             }
+            let pid = self.launch.child().map_or(0, PidFd::pid);
+            let done = match self.meetings.next() {
+                Some(Meeting::NetDevices(devices)) => crate::net_devices::move_all(&devices, pid),
+                Some(Meeting::Hooks) => hooks.take().map_or(Ok(()), |hooks| hooks(pid)),
+                // It has died: the channel says of what.
+                None => continue,
+            };
+            done.map_err(LaunchError::Unsupported)?;
+            deadline = Instant::now() + CREATE_DEADLINE;
+            self.meetings.done()?;
         }
     }
 
     /// Waits for the channel or the rendezvous; whether the child is at the rendezvous.
     fn is_here(&self, deadline: Instant) -> Result<bool, LaunchError> {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = self.launch.next_look(deadline).saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let fds = [Some(self.launch.channel()), self.rendezvous.as_ref().map(AsFd::as_fd)];
+        let fds = [Some(self.launch.channel()), self.meetings.socket()];
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, timeout) {
@@ -129,12 +159,7 @@ impl BundleBirth {
         }
         let events = |index: usize| polled.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
         // A child that has died closes both: the channel says of what.
-        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN) && self.said_here())
-    }
-
-    fn said_here(&self) -> bool {
-        let Some(rendezvous) = &self.rendezvous else { return false };
-        fd::receive_message(rendezvous.as_fd(), 16).is_ok_and(|message| !message.is_end())
+        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN))
     }
 
     pub fn warnings(&self) -> &[String] {
@@ -148,8 +173,9 @@ impl BundleBirth {
     /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
     pub fn into_container(mut self) -> Result<Container, LaunchError> {
         self.launch.open_gate()?;
-        let BundleBirth { id, launch, settings, rendezvous: _ } = self;
+        let BundleBirth { id, launch, settings, placing: _, meetings: _, mut rdt } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
+        rdt.0 = None;
         Ok(Container { id, process, settings })
     }
 }
@@ -157,15 +183,16 @@ impl BundleBirth {
 enum Pid {
     Host,
     New,
-    Joined(OwnedFd),
+    Joined(OwnedFd, PathBuf),
 }
 
 struct Planned {
     plan: Plan,
     settings: Settings,
     born_in: Option<Fd>,
+    placing: Option<OwnedFd>,
     pid: Pid,
-    rendezvous: Option<OwnedFd>,
+    meetings: Meetings,
 }
 
 /// Namespaces of the configuration: those to join, those to make.
@@ -185,7 +212,8 @@ fn namespaces(spec: &Spec) -> Result<Namespaces, LaunchError> {
             .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
             .transpose()?;
         match (kind, opened) {
-            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd),
+            (NamespaceKind::Pid, Some(fd)) if is_own_namespace(fd.as_fd(), kind)? => {}
+            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd, path.cloned().unwrap_or_default()),
             (NamespaceKind::Pid, None) => found.pid = Pid::New,
             (kind, Some(fd)) => found.joined.push((kind, fd)),
             (kind, None) => found.new.push(kind),
@@ -207,8 +235,9 @@ fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
     }
 }
 
-fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
-    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, gate, state } = request;
+fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<Planned, LaunchError> {
+    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, no_pivot, gate, state } =
+        request;
     let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
     // The specification wants a process only of start.
     let nothing = Process::default();
@@ -221,24 +250,35 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let (root_path, readonly) = (bundle.join(root.path()), root.readonly().unwrap_or(false));
     let Namespaces { joined, mut new, pid } = namespaces(spec)?;
     let pid_mode = if matches!(pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
-    let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
+    let birthplace = match &pid {
+        Pid::Joined(namespace, path) => of_joined(facts, namespace.as_fd(), path, spec)?,
+        Pid::Host | Pid::New => Birthplace::Inside,
+    };
+    let born = if matches!(birthplace, Birthplace::Outside { .. }) { Born::Outside } else { Born::Inside };
+    let mut settings = settings(process, UserRequest::Ids, seccomp, born, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
+    settings.attributes = crate::attributes::of(spec)?;
+    settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, state)?;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();
     plan.keep_inherited(inherited);
-    let attach = cgroup.attach().map_err(cgroup_error)?;
-    let born_in = begin(&mut plan, Some(&attach), settings.oom_score_adj)?;
+    let Begun { born_in, placing } = begin_first(&mut plan, Some(cgroup), settings.oom_score_adj)?;
+    join_rdt(&mut plan, rdt)?;
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = plan.fd("gate", gate);
     if !facts.cgroup_namespace {
         new.retain(|kind| *kind != NamespaceKind::Cgroup);
     }
     let mounted = absolute_sources(spec, bundle);
+    let mut shared = Shared::default();
+    if let Birthplace::Outside { procs } = birthplace {
+        shared.proc = Some(ProcOf::Made(procs.into_iter().map(|proc| plan.fd("its proc", proc)).collect()));
+    }
     let mut planner = Planner {
         plan: &mut plan,
         api,
-        shared: Shared::default(),
+        shared,
         cgroups: cgroup.dirs(),
         cgroup_namespace: facts.cgroup_namespace && has_namespace(spec, LinuxNamespaceType::Cgroup),
         sources: Vec::new(),
@@ -250,7 +290,11 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
 
     plan.extend([Step::Umask(0), Step::NewSession]);
     let linux = spec.linux().as_ref();
-    let propagation = root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
+    let wanted = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+    if no_pivot && matches!(wanted, Some("private" | "rprivate")) {
+        return Err(missing("rootfsPropagation of [r]private is not safe without pivot_root"));
+    }
+    let propagation = root_propagation(wanted)?;
     if api == Api::Detached {
         plan.push(root_tree(&root_path, &propagation));
         plan.extend(steps.outside);
@@ -260,10 +304,20 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
         let each = each.collect();
         plan.push(Step::Join { target: None, kinds: Vec::new(), each });
     }
+    if let (Born::Outside, Pid::Joined(namespace, _)) = (born, &pid) {
+        let fd = plan.fd("PID namespace", crate::process::clone_fd(namespace)?);
+        plan.push(Step::PidForChildren(fd));
+    }
     let own_network = new.contains(&NamespaceKind::Network);
     plan.push(Step::Unshare(new));
     if own_network {
         plan.push(Step::LoopbackUp);
+    }
+    let mut meetings = Meetings::default();
+    let devices = crate::net_devices::of(spec);
+    if !devices.is_empty() {
+        // Before the sysctls, which may be about them.
+        meetings.plan(&mut plan, Meeting::NetDevices(devices))?;
     }
     let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     plan.extend(non_empty(spec.hostname()).map(Step::Hostname));
@@ -293,35 +347,26 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     }
     plan.extend(steps.finish);
     let hooks = |kind, env: &[String], cwd| hooks::of(kind, spec, state, env, cwd);
-    let mut rendezvous = None;
     if [Kind::Prestart, Kind::CreateRuntime].into_iter().any(|kind| hooks(kind, &[], None).is_some()) {
-        let (ours, theirs) = fd::seqpacket_pair()?;
-        let theirs = plan.fd("rendezvous", theirs);
-        plan.push(Step::Rendezvous(theirs));
-        rendezvous = Some(ours);
+        meetings.plan(&mut plan, Meeting::Hooks)?;
     }
     plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
     // Before the root may become read-only.
     plan.push(Step::MakeDirectory(settings.cwd.clone()));
-    plan.push(Step::PivotRoot);
+    plan.push(if no_pivot { Step::MoveRoot { attached: api == Api::Detached } } else { Step::PivotRoot });
     if readonly {
         plan.push(Step::ReadonlyRoot);
     }
     plan.extend(propagation.after.map(Step::PropagateFlags));
-    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
-        plan.push(Step::Personality(match personality.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => 8,
-        }));
-    }
     plan.extend(keyring.map(Step::SessionKeyring));
+    plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
     finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
     if spec.process().is_none() {
         plan.without_program();
     }
-    Ok(Planned { plan, settings, born_in, pid, rendezvous })
+    Ok(Planned { plan, settings, born_in, placing, pid, meetings })
 }
 
 struct RootPropagation {

@@ -7,6 +7,7 @@ use killick_sys::launch::{
 };
 use killick_sys::path::clean;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount as OciMount, Spec};
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -24,8 +25,17 @@ pub(crate) enum Api {
 pub(crate) struct Shared {
     /// Classic: a tmpfs of the host's mount namespace. Detached: `/dev/shm` of the sandbox's.
     pub(crate) shm: Option<PathBuf>,
-    /// The sandbox's procfs, for children that stay outside its PID namespace.
-    pub(crate) proc: Option<PathBuf>,
+    /// For children that stay outside their PID namespace: a procfs shows that of whoever mounts it.
+    pub(crate) proc: Option<ProcOf>,
+}
+
+/// Where the procfs of a PID namespace comes from that the child is not in.
+#[derive(Debug, Clone)]
+pub(crate) enum ProcOf {
+    /// The sandbox's, at this path of its mount namespace.
+    Sandbox(PathBuf),
+    /// Made by the parent, one for each mount of the type, in their order.
+    Made(VecDeque<Fd>),
 }
 
 /// Steps by when they happen.
@@ -53,20 +63,6 @@ pub(crate) struct Planner<'a> {
     pub(crate) next_tree: u16,
 }
 
-/// Below /proc nothing may be mounted but what lxcfs gives (oci.md §1.3.3).
-const PROC_MOUNTABLE: [&str; 10] = [
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-    "/proc/loadavg",
-    "/proc/slabinfo",
-    "/proc/sys/kernel/ns_last_pid",
-    "/proc/sys/crypto/fips_enabled",
-];
-
 impl Planner<'_> {
     pub(crate) fn mount_all(&mut self, spec: &Spec) -> Result<(), LaunchError> {
         for mount in spec.mounts().iter().flatten() {
@@ -82,20 +78,39 @@ impl Planner<'_> {
         let source = mount.source().clone();
         if options.bind || fstype == "bind" || fstype == "none" {
             let path = source.ok_or_else(|| unsupported(&destination, "a bind mount without a source"))?;
-            guard_proc(&destination)?;
+            if destination != Path::new("/proc") || !is_procfs(&path) {
+                guard_proc(&destination)?;
+            }
             return self.bind(destination, path, &options);
+        }
+        // The words are for people: where a link of the image leads is looked at when it is mounted.
+        if fstype != "proc" || destination != Path::new("/proc") {
+            guard_proc(&destination)?;
         }
         match fstype {
             "cgroup" | "cgroup2" => self.cgroup(destination, &options),
-            "proc" => {
-                if destination != Path::new("/proc") {
-                    guard_proc(&destination)?;
+            "proc" => match &mut self.shared.proc {
+                Some(ProcOf::Sandbox(path)) => {
+                    let path = path.clone();
+                    match self.api {
+                        Api::Detached => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
+                        Api::Classic => {
+                            self.bind_known(destination, path, None, &options, MountPoint::OrdinaryDirectory);
+                            Ok(())
+                        }
+                    }
                 }
-                match self.shared.proc.clone() {
-                    Some(path) => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
-                    None => self.filesystem(destination, fstype, "proc", &options, MountPoint::OrdinaryDirectory),
+                Some(ProcOf::Made(made)) => {
+                    let made =
+                        made.pop_front().ok_or_else(|| unsupported(&destination, "no procfs was made for it"))?;
+                    let tree = self.tree();
+                    let (set, clear) = (options.set, options.clear);
+                    self.steps.outside.push(Step::AdoptTree { tree, fd: made, set, clear });
+                    self.attach(destination, tree, MountPoint::OrdinaryDirectory);
+                    Ok(())
                 }
-            }
+                None => self.filesystem(destination, fstype, "proc", &options, MountPoint::OrdinaryDirectory),
+            },
             "sysfs" => self.filesystem(destination, fstype, "sysfs", &options, MountPoint::OrdinaryDirectory),
             "tmpfs" if destination == Path::new("/dev/shm") && self.shared.shm.is_some() => {
                 let path = self.shared.shm.clone().unwrap_or_default();
@@ -105,7 +120,6 @@ impl Planner<'_> {
                 }
             }
             _ => {
-                guard_proc(&destination)?;
                 let source = source.map_or(fstype.to_owned(), |source| source.display().to_string());
                 self.filesystem(destination, fstype, &source, &options, MountPoint::Directory)
             }
@@ -278,8 +292,15 @@ fn unsupported(destination: &Path, what: &str) -> LaunchError {
     LaunchError::Unsupported(format!("mount {}: {what}", destination.display()))
 }
 
+/// podman binds the host's procfs over /proc where the PID namespace is the host's.
+fn is_procfs(path: &Path) -> bool {
+    std::fs::File::open(path)
+        .is_ok_and(|file| killick_sys::mount::fs_magic(&file).is_ok_and(|magic| magic == libc::PROC_SUPER_MAGIC))
+}
+
 fn guard_proc(destination: &Path) -> Result<(), LaunchError> {
-    if !destination.starts_with("/proc") || PROC_MOUNTABLE.iter().any(|path| destination == Path::new(path)) {
+    let mountable = killick_sys::mount::PROC_MOUNTABLE;
+    if !destination.starts_with("/proc") || mountable.iter().any(|path| destination == Path::new(path)) {
         return Ok(());
     }
     Err(LaunchError::Unsupported(if destination == Path::new("/proc") {

@@ -66,6 +66,7 @@ impl Bundle {
         for applet in [
             "sh", "cat", "sleep", "id", "ls", "true", "false", "mount", "echo", "hostname", "env", "tty", "pwd",
             "touch", "kill", "mkdir", "stat", "grep", "readlink", "umask", "test", "stty", "wc", "chmod", "head",
+            "tail",
         ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
@@ -197,7 +198,7 @@ impl Bundle {
             .flatten()
             .flatten()
             .map(|entry| entry.path())
-            .filter(|path| !path.ends_with(".seccomp"))
+            .filter(|path| !path.ends_with(".seccomp") && !path.ends_with(".empty"))
             .collect();
         assert!(left.is_empty(), "states left: {left:?}");
         assert_eq!(self.cgroup_dirs(), Vec::<PathBuf>::new(), "cgroups left");
