@@ -180,6 +180,12 @@ impl BundleBirth {
     }
 }
 
+/// The plan as text, and nothing done: for tests of hostile configurations.
+#[doc(hidden)]
+pub fn plan_text(facts: &Facts, request: BundleRequest<'_>) -> Result<String, LaunchError> {
+    plan(facts, request, None).map(|planned| planned.plan.to_string())
+}
+
 enum Pid {
     Host,
     New,
@@ -202,15 +208,21 @@ struct Namespaces {
     pid: Pid,
 }
 
+/// A path that is anything else, a pipe for one, must not stop us; setns says what it is.
+fn open_namespace(path: &Path) -> Result<OwnedFd, Error> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(path).map(OwnedFd::from).call(|| format!("open({})", path.display()))
+}
+
 fn namespaces(spec: &Spec) -> Result<Namespaces, LaunchError> {
     let mut found = Namespaces { joined: Vec::new(), new: Vec::new(), pid: Pid::Host };
     let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     for namespace in listed.into_iter().flatten() {
         let kind = kind(namespace.typ());
         let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
-        let opened = path
-            .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
-            .transpose()?;
+        let opened = path.map(|path| open_namespace(path)).transpose()?;
         match (kind, opened) {
             (NamespaceKind::Pid, Some(fd)) if is_own_namespace(fd.as_fd(), kind)? => {}
             (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd, path.cloned().unwrap_or_default()),

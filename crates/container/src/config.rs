@@ -28,7 +28,7 @@ impl Bundle {
             false => format!("JSON specification file {} not found: no such file or directory", file.display()),
         })?;
         let warnings = crate::support::check(&mut config)?;
-        let spec: Spec = serde_json::from_value(config.clone()).map_err(|error| format!("config.json: {error}"))?;
+        let spec: Spec = decode(config.clone(), "config.json")?;
         let rootfs = spec.root().as_ref().map(|root| path.join(root.path())).unwrap_or_default();
         let rootfs = fs::canonicalize(&rootfs)
             .map_err(|error| format!("invalid rootfs: stat {}: {}", rootfs.display(), plain(&error)))?;
@@ -37,6 +37,28 @@ impl Bundle {
         }
         Ok(Bundle { path, rootfs, config, spec, warnings })
     }
+}
+
+/// A value as a type; what does not fit is named by its path: `process.user.uid: invalid type: …`.
+pub fn decode<T: serde::de::DeserializeOwned>(value: Value, what: &str) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        one_line(&match error.path().to_string().as_str() {
+            "." => format!("{what}: {:.ERROR_CHARS_MAX$}", error.inner().to_string()),
+            path => format!("{what}: {path}: {:.ERROR_CHARS_MAX$}", error.inner().to_string()),
+        })
+    })
+}
+
+/// More of a value is no help.
+const ERROR_CHARS_MAX: usize = 1000;
+
+/// An error quotes what others wrote, with line ends and all: what is told is one line.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// A PID namespace of its own: with its first process all others die.

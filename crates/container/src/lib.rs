@@ -26,6 +26,8 @@ pub mod config;
 pub mod devices;
 mod exec;
 pub mod hooks;
+#[doc(hidden)]
+pub mod hostile;
 mod meeting;
 pub mod memory_policy;
 mod mounts;
