@@ -50,7 +50,7 @@ fn planned(bytes: &[u8], bundle: &Path, cgroup: &Cgroup) -> Result<String, Strin
         env: Vec::new(),
         keyring: None,
         no_pivot: false,
-        gate,
+        gate: Some(gate),
         state: &state,
     };
     plan_text(&Facts::detect(), request).map_err(|error| error.to_string())
