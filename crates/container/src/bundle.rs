@@ -5,13 +5,14 @@ use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
 use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
+use crate::namespaces::{self, MountNamespace, Namespaces, Pid};
 use crate::process::{Gate, PlannedStdio, begin, finish, plan_stdio};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
 use crate::state::{Container, Record, Settings};
-use killick_sys::error::{Context, Error};
+use killick_sys::error::Error;
 use killick_sys::facts::Facts;
 use killick_sys::fd;
-use killick_sys::launch::{Fd, Launch, LaunchError, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch};
+use killick_sys::launch::{Fd, Launch, LaunchError, Plan, Progress, Propagation, Step, Tree, launch};
 use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
 use killick_sys::seccomp::Filter;
@@ -19,7 +20,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Process, Spec};
 use serde_json::{Map, Value};
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -61,15 +61,14 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 /// Starts the birth.
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
-    let Planned { plan, mut settings, born_in, pid, rendezvous } = plan(facts, request)?;
-    let pid_namespace = match &pid {
-        Pid::Host => PidNamespace::Inherit,
-        Pid::New => PidNamespace::New,
-        Pid::Joined(namespace) => PidNamespace::Inside(namespace.as_fd()),
-    };
-    let launch = launch(plan, pid_namespace, born_in)?;
+    let Planned { plan, mut settings, born_in, namespaces, rendezvous } = plan(facts, request)?;
+    let mut launch = launch(plan, namespaces.born_in(), born_in)?;
+    if namespaces.goes_on() {
+        // Its first process is the one that goes on.
+        launch.wait_inside(Instant::now() + CREATE_DEADLINE)?;
+    }
     // Those that follow the first process are seen by it.
-    settings.born_outside = !matches!(pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
+    settings.born_outside = !matches!(namespaces.pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
     Ok(BundleBirth { id, launch, settings, rendezvous })
 }
 
@@ -154,57 +153,12 @@ impl BundleBirth {
     }
 }
 
-enum Pid {
-    Host,
-    New,
-    Joined(OwnedFd),
-}
-
 struct Planned {
     plan: Plan,
     settings: Settings,
     born_in: Option<Fd>,
-    pid: Pid,
+    namespaces: Namespaces,
     rendezvous: Option<OwnedFd>,
-}
-
-/// Namespaces of the configuration: those to join, those to make.
-struct Namespaces {
-    joined: Vec<(NamespaceKind, OwnedFd)>,
-    new: Vec<NamespaceKind>,
-    pid: Pid,
-}
-
-fn namespaces(spec: &Spec) -> Result<Namespaces, LaunchError> {
-    let mut found = Namespaces { joined: Vec::new(), new: Vec::new(), pid: Pid::Host };
-    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    for namespace in listed.into_iter().flatten() {
-        let kind = kind(namespace.typ());
-        let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
-        let opened = path
-            .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
-            .transpose()?;
-        match (kind, opened) {
-            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd),
-            (NamespaceKind::Pid, None) => found.pid = Pid::New,
-            (kind, Some(fd)) => found.joined.push((kind, fd)),
-            (kind, None) => found.new.push(kind),
-        }
-    }
-    Ok(found)
-}
-
-fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
-    match kind {
-        LinuxNamespaceType::Mount => NamespaceKind::Mount,
-        LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
-        LinuxNamespaceType::Uts => NamespaceKind::Uts,
-        LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
-        LinuxNamespaceType::User => NamespaceKind::User,
-        LinuxNamespaceType::Pid => NamespaceKind::Pid,
-        LinuxNamespaceType::Network => NamespaceKind::Network,
-        LinuxNamespaceType::Time => NamespaceKind::Time,
-    }
 }
 
 fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
@@ -219,10 +173,13 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     }
     let root = spec.root().as_ref().ok_or_else(|| missing("root must be specified"))?;
     let (root_path, readonly) = (bundle.join(root.path()), root.readonly().unwrap_or(false));
-    let Namespaces { joined, mut new, pid } = namespaces(spec)?;
-    let pid_mode = if matches!(pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
+    let mut namespaces = namespaces::of(spec)?;
+    let pid_mode = if matches!(namespaces.pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
     let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
+    settings.user_namespace = namespaces.user.as_ref().map(|user| user.maps.clone());
+    settings.time_namespace = namespaces.time;
+    settings.chroot = namespaces.mount != MountNamespace::New;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();
@@ -232,7 +189,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = plan.fd("gate", gate);
     if !facts.cgroup_namespace {
-        new.retain(|kind| *kind != NamespaceKind::Cgroup);
+        namespaces.leave_out(NamespaceKind::Cgroup);
     }
     let mounted = absolute_sources(spec, bundle);
     let mut planner = Planner {
@@ -244,25 +201,30 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
         sources: Vec::new(),
         steps: MountSteps::default(),
         next_tree: 0,
+        user: namespaces.user.as_ref().map(|user| crate::process::clone_fd(&user.fd)).transpose()?,
     };
     planner.mount_all(&mounted)?;
+    planner.spares(&mounted, &namespaces);
     let steps = planner.steps;
 
+    if let Some(maps) = &settings.user_namespace {
+        let fds = match &stdio {
+            PlannedStdio::Streams(fds) => Some(*fds),
+            PlannedStdio::Terminal { .. } => None,
+        };
+        namespaces::plan_before_user(&mut plan, maps, &settings, fds);
+    }
     plan.extend([Step::Umask(0), Step::NewSession]);
     let linux = spec.linux().as_ref();
     let propagation = root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
     if api == Api::Detached {
-        plan.push(root_tree(&root_path, &propagation));
+        if namespaces.mount == MountNamespace::New {
+            plan.push(root_tree(&root_path, &propagation));
+        }
         plan.extend(steps.outside);
     }
-    if !joined.is_empty() {
-        let each = joined.into_iter().map(|(kind, fd)| (kind, plan.fd(format!("{} namespace", kind.proc_name()), fd)));
-        let each = each.collect();
-        plan.push(Step::Join { target: None, kinds: Vec::new(), each });
-    }
-    let own_network = new.contains(&NamespaceKind::Network);
-    plan.push(Step::Unshare(new));
-    if own_network {
+    namespaces.plan_leave(&mut plan)?;
+    if namespaces.is_new(NamespaceKind::Network) {
         plan.push(Step::LoopbackUp);
     }
     let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
@@ -271,16 +233,19 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let mut sysctls: Vec<_> = linux.and_then(|linux| linux.sysctl().clone()).unwrap_or_default().into_iter().collect();
     sysctls.sort();
     plan.extend(sysctls.into_iter().map(|(name, value)| Step::Sysctl { name, value }));
-    match api {
-        Api::Detached => {
+    namespaces.plan_go_on(&mut plan);
+    match (namespaces.mount, api) {
+        (MountNamespace::New, Api::Detached) => {
             // Nothing of ours reaches the host from here.
             plan.push(Step::PropagateRoot(Propagation::Private));
             plan.push(Step::AttachRoot(Tree(0)));
         }
-        Api::Classic => {
+        (MountNamespace::New, Api::Classic) => {
             plan.push(Step::PropagateRoot(Propagation::Slave));
             plan.extend(root_classic(&Rootfs::Directory { path: root_path.clone(), readonly }));
         }
+        (MountNamespace::Joined, _) => plan.push(Step::JoinedRoot(root_path.clone())),
+        (MountNamespace::Inherited, _) => plan.push(Step::OpenRoot(root_path.clone())),
     }
     plan.extend(steps.mounts);
     plan.extend(device_steps(spec)?);
@@ -303,7 +268,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
     // Before the root may become read-only.
     plan.push(Step::MakeDirectory(settings.cwd.clone()));
-    plan.push(Step::PivotRoot);
+    plan.push(if namespaces.mount == MountNamespace::New { Step::PivotRoot } else { Step::ChrootRoot });
     if readonly {
         plan.push(Step::ReadonlyRoot);
     }
@@ -321,7 +286,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     if spec.process().is_none() {
         plan.without_program();
     }
-    Ok(Planned { plan, settings, born_in, pid, rendezvous })
+    Ok(Planned { plan, settings, born_in, namespaces, rendezvous })
 }
 
 struct RootPropagation {
@@ -333,6 +298,8 @@ fn root_propagation(wanted: Option<&str>) -> Result<RootPropagation, LaunchError
     let (tree, after) = match wanted.unwrap_or_default() {
         "" | "private" | "rprivate" => (Propagation::Private, None),
         "slave" | "rslave" => (Propagation::Slave, None),
+        "unbindable" => (Propagation::Private, Some(libc::MS_UNBINDABLE)),
+        "runbindable" => (Propagation::Private, Some(libc::MS_UNBINDABLE | libc::MS_REC)),
         "shared" => (Propagation::Private, Some(libc::MS_SHARED)),
         "rshared" => (Propagation::Private, Some(libc::MS_SHARED | libc::MS_REC)),
         other => return Err(LaunchError::Unsupported(format!("rootfsPropagation={other} is not supported"))),

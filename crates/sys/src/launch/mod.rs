@@ -5,6 +5,7 @@ mod copyup;
 mod error;
 mod exec;
 mod gate;
+mod inside;
 mod knobs;
 mod memory;
 mod nodes;

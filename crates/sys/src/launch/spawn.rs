@@ -86,7 +86,11 @@ enum Inside {
 
 impl Inside {
     fn of(plan: &Plan) -> Self {
-        if plan.steps.iter().any(|step| matches!(step, Step::BirthInside)) { Inside::Awaited } else { Inside::Here }
+        if plan.steps.iter().any(|step| matches!(step, Step::BirthInside | Step::GoOn)) {
+            Inside::Awaited
+        } else {
+            Inside::Here
+        }
     }
 }
 
@@ -287,6 +291,23 @@ impl Launch {
             if let Err(error) = wait_readable(self.channel.as_fd(), deadline) {
                 self.fail(LaunchError::Call(error));
             }
+        }
+    }
+
+    /// Blocks until the process that will become the program is born, where another prepares it (`Step::GoOn`).
+    pub fn wait_inside(&mut self, deadline: Instant) -> Result<(), LaunchError> {
+        loop {
+            if let Progress::Failed(error) = self.progress() {
+                return Err(error);
+            }
+            if self.process().is_some() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                self.fail(LaunchError::Late);
+                return Err(LaunchError::Late);
+            }
+            wait_readable(self.channel.as_fd(), deadline)?;
         }
     }
 
