@@ -57,20 +57,6 @@ pub(crate) struct Planner<'a> {
     pub(crate) user: Option<OwnedFd>,
 }
 
-/// Below /proc nothing may be mounted but what lxcfs gives (oci.md §1.3.3).
-const PROC_MOUNTABLE: [&str; 10] = [
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-    "/proc/loadavg",
-    "/proc/slabinfo",
-    "/proc/sys/kernel/ns_last_pid",
-    "/proc/sys/crypto/fips_enabled",
-];
-
 impl Planner<'_> {
     pub(crate) fn mount_all(&mut self, spec: &Spec) -> Result<(), LaunchError> {
         for mount in spec.mounts().iter().flatten() {
@@ -86,21 +72,22 @@ impl Planner<'_> {
         let source = mount.source().clone();
         if options.bind || fstype == "bind" || fstype == "none" {
             let path = source.ok_or_else(|| unsupported(&destination, "a bind mount without a source"))?;
-            guard_proc(&destination)?;
+            if destination != Path::new("/proc") || !is_procfs(&path) {
+                guard_proc(&destination)?;
+            }
             let idmap = self.idmap(mount, &options)?;
             return self.bind(destination, path, &options, idmap);
         }
+        // The words are for people: where a link of the image leads is looked at when it is mounted.
+        if fstype != "proc" || destination != Path::new("/proc") {
+            guard_proc(&destination)?;
+        }
         match fstype {
             "cgroup" | "cgroup2" => self.cgroup(destination, &options),
-            "proc" => {
-                if destination != Path::new("/proc") {
-                    guard_proc(&destination)?;
-                }
-                match self.shared.proc.clone() {
-                    Some(path) => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
-                    None => self.filesystem(destination, fstype, "proc", &options, MountPoint::OrdinaryDirectory),
-                }
-            }
+            "proc" => match self.shared.proc.clone() {
+                Some(path) => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
+                None => self.filesystem(destination, fstype, "proc", &options, MountPoint::OrdinaryDirectory),
+            },
             "sysfs" => self.filesystem(destination, fstype, "sysfs", &options, MountPoint::OrdinaryDirectory),
             "tmpfs" if destination == Path::new("/dev/shm") && self.shared.shm.is_some() => {
                 let path = self.shared.shm.clone().unwrap_or_default();
@@ -110,7 +97,6 @@ impl Planner<'_> {
                 }
             }
             _ => {
-                guard_proc(&destination)?;
                 let source = source.map_or(fstype.to_owned(), |source| source.display().to_string());
                 self.filesystem(destination, fstype, &source, &options, MountPoint::Directory)
             }
@@ -374,8 +360,15 @@ fn unsupported(destination: &Path, what: &str) -> LaunchError {
     LaunchError::Unsupported(format!("mount {}: {what}", destination.display()))
 }
 
+/// podman binds the host's procfs over /proc where the PID namespace is the host's.
+fn is_procfs(path: &Path) -> bool {
+    std::fs::File::open(path)
+        .is_ok_and(|file| killick_sys::mount::fs_magic(&file).is_ok_and(|magic| magic == libc::PROC_SUPER_MAGIC))
+}
+
 fn guard_proc(destination: &Path) -> Result<(), LaunchError> {
-    if !destination.starts_with("/proc") || PROC_MOUNTABLE.iter().any(|path| destination == Path::new(path)) {
+    let mountable = killick_sys::mount::PROC_MOUNTABLE;
+    if !destination.starts_with("/proc") || mountable.iter().any(|path| destination == Path::new(path)) {
         return Ok(());
     }
     Err(LaunchError::Unsupported(if destination == Path::new("/proc") {

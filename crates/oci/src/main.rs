@@ -19,8 +19,10 @@ mod stdio;
 mod update;
 
 use args::{Command, Flag, Parsed};
+use killick_sys::selfexe;
 use log::Log;
 use state::Root;
+use std::os::unix::fs::DirBuilderExt;
 use std::process::ExitCode;
 
 /// What every command gets.
@@ -66,6 +68,9 @@ const GLOBAL: &[Flag] = &[
     Flag::switch(&["version", "v"], "print the version"),
     Flag::switch(&["help", "h"], "show help"),
 ];
+
+/// Beside the states, where no id can be: the second layer of the overlay that we run from.
+const EMPTY: &str = ".empty";
 
 fn commands() -> Vec<Command> {
     let mut all = Vec::new();
@@ -129,10 +134,25 @@ fn run(words: &[String]) -> Done {
         Ok(context) => context,
         Err((log, failure)) => return told(log, failure),
     };
+    if let Err(why) = protect(command.name, &context) {
+        return told(context.log, why.into());
+    }
     match (command.run)(&context, &parsed, &left) {
         Err(failure) => told(context.log, failure),
         done => done,
     }
+}
+
+/// Commands whose child enters a container run from a place that nobody can write to: it shows its executable there
+/// until it becomes the container's program (CVE-2019-5736).
+fn protect(command: &str, context: &Context) -> Result<(), String> {
+    if !["create", "run", "exec"].contains(&command) {
+        return Ok(());
+    }
+    let empty = context.root.path.join(EMPTY);
+    // Without it the copy in memory is taken.
+    let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&empty);
+    selfexe::ensure_protected(&empty).map_err(|error| format!("protect the executable: {error}"))
 }
 
 fn context(global: &Parsed, log: Log, program: &str) -> Result<Context, (Log, Failure)> {

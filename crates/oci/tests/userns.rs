@@ -74,7 +74,8 @@ fn root_inside_is_nobody_outside_and_owns_its_namespaces() {
         let namespace = fs::File::open(format!("/proc/{pid}/ns/{kind}")).unwrap();
         assert_eq!(owner(&namespace), user, "{kind}");
     }
-    let exec = bundle.exec(&["--cap", "CAP_SYS_ADMIN", &bundle.id, "sh", "-c", "id -u; id -g; hostname new && hostname"]);
+    let exec =
+        bundle.exec(&["--cap", "CAP_SYS_ADMIN", &bundle.id, "sh", "-c", "id -u; id -g; hostname new && hostname"]);
     assert_eq!(exec.ok(), "0\n0\nnew\n");
 }
 

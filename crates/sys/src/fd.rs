@@ -33,6 +33,8 @@ fn pair(kind: SockType, name: &str) -> Result<(OwnedFd, OwnedFd)> {
 pub struct Message {
     pub bytes: Vec<u8>,
     pub fds: Vec<OwnedFd>,
+    /// Who sent it, as the kernel says, in our PID namespace; where the socket was told to ask (`ask_for_senders`).
+    pub sender: Option<i32>,
 }
 
 impl Message {
@@ -75,7 +77,7 @@ pub fn receive_message(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
 
 fn receive_once(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
     let mut bytes = vec![0; max];
-    let mut space = nix::cmsg_space!([RawFd; FDS_PER_MESSAGE_MAX]);
+    let mut space = nix::cmsg_space!([RawFd; FDS_PER_MESSAGE_MAX], nix::sys::socket::UnixCredentials);
     let describe_call = || format!("recvmsg({}, {max} bytes)", describe(socket));
     loop {
         let mut slices = [IoSliceMut::new(&mut bytes)];
@@ -89,12 +91,12 @@ fn receive_once(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
             Err(Errno::EINTR) => continue,
             other => other.call(describe_call)?,
         };
-        let mut fds = Vec::new();
+        let (mut fds, mut sender) = (Vec::new(), None);
         for control in received.cmsgs().call(describe_call)? {
-            if let ControlMessageOwned::ScmRights(raw) = control {
-                for fd in raw {
-                    fds.push(own(fd));
-                }
+            match control {
+                ControlMessageOwned::ScmRights(raw) => fds.extend(raw.into_iter().map(own)),
+                ControlMessageOwned::ScmCredentials(who) => sender = Some(who.pid()),
+                _ => {}
             }
         }
         let (length, flags) = (received.bytes, received.flags);
@@ -102,7 +104,7 @@ fn receive_once(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
             return Err(Error::new(describe_call(), Errno::EMSGSIZE));
         }
         bytes.truncate(length);
-        return Ok(Message { bytes, fds });
+        return Ok(Message { bytes, fds, sender });
     }
 }
 
@@ -111,6 +113,12 @@ fn receive_once(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: callers pass a number that a system call returned a moment ago and that nobody else has seen.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// From now on the kernel tells with each message who sent it.
+pub fn ask_for_senders(socket: BorrowedFd<'_>) -> Result<()> {
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::PassCred, &true)
+        .call(|| format!("setsockopt({}, SO_PASSCRED, 1)", describe(socket)))
 }
 
 pub fn set_nonblocking(fd: BorrowedFd<'_>, yes: bool) -> Result<()> {

@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod ns;
 pub mod path;
 pub mod pidfd;
+pub mod procfs;
 pub mod program;
 pub mod schedule;
 pub mod seccomp;

@@ -33,6 +33,21 @@ const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
+/// Below /proc nothing may be mounted but what lxcfs gives (oci.md §1.3.3): whoever mounts over a file of procfs
+/// decides what a write to it does (CVE-2019-16884, CVE-2025-52881).
+pub const PROC_MOUNTABLE: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
 /// The longest value that fsconfig takes, without its end.
 pub const FSCONFIG_VALUE_BYTES_MAX: usize = 255;
 /// mount(2) copies one page of data.

@@ -54,6 +54,51 @@ fn openat2(root: BorrowedFd<'_>, path: &Path, flags: OFlag, resolve: u64) -> Res
     Err(Error::new(format!("openat2({}, {path:?}, {flags:?}, RESOLVE_IN_ROOT)", describe(root)), Errno::EAGAIN))
 }
 
+/// A file below `root` that no mount, no `..` and no magic link on the way leads to. EXDEV: one would have.
+pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
+    let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
+    match openat2(root, path, flags, resolve) {
+        Err(error) if matches!(error.errno(), Errno::ENOSYS | Errno::EPERM) => walk_beneath(root, path, flags),
+        other => other,
+    }
+}
+
+/// Without openat2 another file system is seen by its device; one file of the same bound over another is not.
+fn walk_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
+    let call = || format!("walk({}, {path:?}, no mounts)", describe(root));
+    let leaves = || Error::new(call(), Errno::EXDEV);
+    let device = fstat(root).call(call)?.st_dev;
+    let mut left = names(path);
+    let mut here = root.try_clone_to_owned().call(call)?;
+    let mut links = 0;
+    while let Some(name) = left.pop_front() {
+        if name == ".." {
+            return Err(leaves());
+        }
+        let next = open_child(here.as_fd(), &name, OFlag::O_PATH)?;
+        let stat = fstat(&next).call(call)?;
+        if stat.st_dev != device {
+            return Err(leaves());
+        }
+        if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
+            here = next;
+            continue;
+        }
+        links += 1;
+        if links > SYMLINKS_MAX || is_magic(here.as_fd(), &name) {
+            return Err(Error::new(call(), Errno::ELOOP));
+        }
+        let target = PathBuf::from(readlinkat(&next, "").call(call)?);
+        if target.is_absolute() {
+            return Err(leaves());
+        }
+        for name in names(&target).into_iter().rev() {
+            left.push_front(name);
+        }
+    }
+    finish(here, flags, call)
+}
+
 /// The same for kernels without openat2. `..` goes back on a stack of descriptors, never through the kernel, so a
 /// directory moved meanwhile cannot lead outside.
 fn walk(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {

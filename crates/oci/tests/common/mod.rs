@@ -197,7 +197,7 @@ impl Bundle {
             .flatten()
             .flatten()
             .map(|entry| entry.path())
-            .filter(|path| !path.ends_with(".seccomp"))
+            .filter(|path| !path.ends_with(".seccomp") && !path.ends_with(".empty"))
             .collect();
         assert!(left.is_empty(), "states left: {left:?}");
         assert_eq!(self.cgroup_dirs(), Vec::<PathBuf>::new(), "cgroups left");

@@ -2,7 +2,6 @@
 
 use super::error::LaunchError;
 use crate::error::{Context, Result};
-use std::fs;
 use std::os::fd::AsRawFd;
 
 pub(super) fn sysctl(name: &str, value: &str) -> Result<(), LaunchError> {
@@ -13,8 +12,7 @@ pub(super) fn sysctl(name: &str, value: &str) -> Result<(), LaunchError> {
     if !is_plain {
         return Err(LaunchError::Unsupported(format!("sysctl {name:?}: not a name")));
     }
-    let path = format!("/proc/sys/{relative}");
-    Ok(fs::write(&path, value).call(|| format!("write({path}, {value:?})"))?)
+    Ok(crate::procfs::write(&format!("sys/{relative}"), value)?)
 }
 
 #[allow(unsafe_code)]

@@ -181,6 +181,7 @@ fn clone_tree(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError> {
 
 fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
     let point = mount_point(child.root.fd()?, mount)?;
+    guard_procfs(point.as_fd(), &mount.destination)?;
     match &mount.source {
         MountSource::Filesystem { fstype, source, data } => {
             // A tmpfs over a directory of the image takes its mode, as runc has it.
@@ -233,6 +234,16 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             Ok(())
         }
     }
+}
+
+/// Where the destination is in truth, after all links of the image: a plan's words are not enough.
+pub(super) fn guard_procfs(point: BorrowedFd<'_>, destination: &Path) -> Result<(), LaunchError> {
+    let is_allowed =
+        destination == Path::new("/proc") || mount::PROC_MOUNTABLE.iter().any(|path| destination == Path::new(path));
+    if is_allowed || mount::fs_magic(point)? != libc::PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    Err(LaunchError::Unsupported(format!("{destination:?} cannot be mounted because it is inside /proc")))
 }
 
 fn same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<()> {

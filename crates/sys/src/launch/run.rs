@@ -357,10 +357,9 @@ impl Child<'_> {
         if let Some(path) = self.chdir_as_user.take() {
             nix::unistd::chdir(&path).map_err(|errno| cwd_error(&path, errno))?;
         }
-        // The kernel writes "(unreachable)" before what is outside the root.
-        match nix::unistd::getcwd() {
-            Ok(path) if path.is_absolute() => Ok(()),
-            Ok(_) | Err(Errno::ENOENT) => Err(LaunchError::CwdOutside),
+        match is_cwd_inside() {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(Errno::ENOENT) => Err(LaunchError::CwdOutside),
             Err(errno) => Err(Error::new("getcwd()", errno).into()),
         }
     }
@@ -429,6 +428,16 @@ impl Child<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The kernel writes "(unreachable)" before what is outside the root. Asked of the kernel, not of the C library, which
+/// answers by climbing instead, and would find an inside where there is none (CVE-2024-21626).
+#[allow(unsafe_code)]
+fn is_cwd_inside() -> Result<bool, Errno> {
+    let mut path = [0u8; libc::PATH_MAX as usize];
+    // SAFETY: pointer and length are the buffer's.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    Errno::result(length).map(|_| path[0] == b'/')
 }
 
 fn cwd_error(path: &Path, errno: Errno) -> LaunchError {

@@ -73,6 +73,9 @@ pub struct Launch {
     terminal: Option<OwnedFd>,
     user: Option<(Ids, Option<String>)>,
     inside: Inside,
+    /// The helper's number: where there is one, only it may say who the process is. What is born among tracers has the
+    /// channel too, and a tracer takes its descriptors.
+    prepared_by: Option<i32>,
     executing: bool,
 }
 
@@ -99,6 +102,9 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
     let (ours, theirs) = fd::seqpacket_pair()?;
     let theirs = above_stdio(theirs);
     fd::set_nonblocking(ours.as_fd(), true)?;
+    if Inside::of(&plan) == Inside::Awaited {
+        fd::ask_for_senders(ours.as_fd())?;
+    }
     set_undumpable()?;
     let visit = match pid {
         PidNamespace::Inherit | PidNamespace::New => None,
@@ -112,7 +118,9 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
     match birth(how).map_err(dead_namespace)? {
         Born::Parent { child } => {
             drop(visit);
+            let inside = Inside::of(&plan);
             Ok(Launch {
+                prepared_by: (inside == Inside::Awaited).then(|| child.pid()),
                 process: Some(child),
                 helper: None,
                 channel: ours,
@@ -122,7 +130,7 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
                 warnings: Vec::new(),
                 terminal: None,
                 user: None,
-                inside: Inside::of(&plan),
+                inside,
                 executing: false,
             })
         }
@@ -157,6 +165,7 @@ impl Launch {
             terminal: None,
             user: None,
             inside: Inside::Here,
+            prepared_by: None,
             executing: false,
         })
     }
@@ -213,8 +222,12 @@ impl Launch {
     }
 
     fn heard(&mut self, message: fd::Message) {
+        let is_preparer = self.prepared_by.is_none() || self.prepared_by == message.sender;
         let mut fds = message.fds.into_iter();
         match serde_json::from_slice(&message.bytes) {
+            // Forged: nothing is believed but what a process may say of itself.
+            Ok(Report::Warning(_) | Report::User(..) | Report::Terminal | Report::Inside { .. }) if !is_preparer => {}
+            Ok(Report::Inside { .. }) if self.inside == Inside::Here => {}
             Ok(Report::Warning(text)) if self.warnings.len() < WARNINGS_MAX => self.warnings.push(text),
             Ok(Report::Warning(_)) => {}
             Ok(Report::User(ids, home)) => self.user = Some((ids, home)),
@@ -322,7 +335,9 @@ impl Launch {
         while self.inside == Inside::Awaited {
             match fd::receive_message(self.channel.as_fd(), REPORT_BYTES_MAX) {
                 Ok(message) if !message.is_end() => {
-                    if let Ok(Report::Inside { pid }) = serde_json::from_slice(&message.bytes) {
+                    if self.prepared_by == message.sender
+                        && let Ok(Report::Inside { pid }) = serde_json::from_slice(&message.bytes)
+                    {
                         end(&PidFd::adopt(pid, message.fds.into_iter().next()));
                         self.inside = Inside::Here;
                     }
@@ -345,5 +360,51 @@ impl Drop for Launch {
             Progress::Pending | Progress::AtGate => self.kill(),
             Progress::Running | Progress::Failed(_) => self.reap_helper(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch(prepared_by: i32) -> (Launch, OwnedFd) {
+        let (ours, theirs) = fd::seqpacket_pair().unwrap();
+        fd::ask_for_senders(ours.as_fd()).unwrap();
+        let mut launch = Launch::at_gate(PidFd::open(std::process::id() as i32).unwrap(), ours).unwrap();
+        launch.progress = Progress::Pending;
+        launch.gate_reached = false;
+        launch.inside = Inside::Awaited;
+        launch.prepared_by = Some(prepared_by);
+        (launch, theirs)
+    }
+
+    fn tell(channel: &OwnedFd, report: &Report) {
+        fd::send_message(channel.as_fd(), &serde_json::to_vec(report).unwrap(), &[]).unwrap();
+    }
+
+    /// A tracer of the half-born process has its descriptors. Without the check the shim would take pid 1 for the
+    /// process, and kill it at the deadline; and run later execs as root.
+    #[test]
+    fn nobody_but_the_helper_says_who_the_process_is() {
+        let own = std::process::id() as i32;
+        let (mut forged, channel) = launch(own + 1);
+        tell(&channel, &Report::User(Ids::default(), Some("/forged".into())));
+        tell(&channel, &Report::Terminal);
+        tell(&channel, &Report::Warning("forged".into()));
+        tell(&channel, &Report::Inside { pid: 1 });
+        assert_eq!(forged.progress(), Progress::Pending);
+        assert_eq!((forged.user(), forged.home(), forged.warnings().len()), (None, None, 0));
+        assert_eq!(forged.process.as_ref().map(PidFd::pid), Some(own));
+        // `drop` would kill what it takes for its child: us.
+        forged.process = None;
+        forged.inside = Inside::Here;
+
+        let (mut true_one, channel) = launch(own);
+        tell(&channel, &Report::Inside { pid: own });
+        tell(&channel, &Report::Inside { pid: 1 });
+        tell(&channel, &Report::Gate);
+        assert_eq!(true_one.progress(), Progress::AtGate);
+        assert_eq!(true_one.process().map(PidFd::pid), Some(own), "the second one is not heard");
+        (true_one.process, true_one.helper) = (None, None);
     }
 }

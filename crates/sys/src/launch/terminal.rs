@@ -4,11 +4,12 @@
 use super::error::LaunchError;
 use super::exec::dup_onto;
 use super::run::Child;
-use crate::error::{Error, Result, check};
+use crate::error::{Context, Error, Result, check};
 use crate::fd::own;
-use crate::path::{create_file_in_root, open_child, open_in_root, reopen};
+use crate::path::{kind_of, open_child, open_in_root, parent_in_root, reopen};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, SFlag, fstat};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -32,7 +33,7 @@ pub(super) fn open(child: &Child<'_>, console: bool, rows: u16, columns: u16) ->
         set_size(master.as_fd(), rows, columns)?;
     }
     if console {
-        let point = create_file_in_root(root, Path::new("/dev/console"), 0o600)?;
+        let point = console_point(root)?;
         super::rootfs::bind_fd(slave.as_fd(), point.as_fd())?;
     }
     for number in 0..=2 {
@@ -43,6 +44,30 @@ pub(super) fn open(child: &Child<'_>, console: bool, rows: u16, columns: u16) ->
         take_control()?;
     }
     Ok(master)
+}
+
+/// /dev/console itself, never what a link of the image points to (CVE-2026-88264).
+fn console_point(root: BorrowedFd<'_>) -> Result<OwnedFd, LaunchError> {
+    let path = Path::new("/dev/console");
+    let (parent, name) = parent_in_root(root, path)?;
+    match kind_of(parent.as_fd(), name)? {
+        None | Some(SFlag::S_IFREG | SFlag::S_IFCHR) => {}
+        Some(_) => {
+            let text = "/dev/console of the image is neither a file nor a device: no terminal can be bound there";
+            return Err(LaunchError::Unsupported(text.into()));
+        }
+    }
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_WRONLY;
+    match nix::fcntl::openat(&parent, name, flags, Mode::from_bits_truncate(0o600)) {
+        Ok(_) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(Error::new("openat(root/dev/console, O_CREAT|O_EXCL)", errno).into()),
+    }
+    let point = open_child(parent.as_fd(), name, OFlag::O_PATH)?;
+    let kind = fstat(&point).call(|| "fstat(root/dev/console)".into())?.st_mode & SFlag::S_IFMT.bits();
+    if kind == SFlag::S_IFLNK.bits() {
+        return Err(Error::new("openat(root/dev/console, O_PATH|O_NOFOLLOW)", Errno::ELOOP).into());
+    }
+    Ok(point)
 }
 
 #[allow(unsafe_code)]
