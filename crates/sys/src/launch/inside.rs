@@ -45,10 +45,7 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             Ok(())
         }
         Step::BecomeRoot => become_root(),
-        Step::TimeOffsets(text) => {
-            let path = "/proc/self/timens_offsets";
-            Ok(std::fs::write(path, text).call(|| format!("write({path}, {text:?})"))?)
-        }
+        Step::TimeOffsets(text) => Ok(crate::procfs::write("self/timens_offsets", text)?),
         Step::Spare { at, path, flags } => {
             match spare(path, *flags) {
                 Ok(tree) => child.spares.0.push((at.clone(), tree)),
