@@ -1,13 +1,16 @@
 //! A container is born: the configuration becomes a plan, the plan a child that waits at its gate.
 
-use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
-use crate::process::{self, Gate, PlannedStdio, begin, finish, plan_stdio};
+use crate::attributes::{self, Attributes};
+use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
+use crate::process::{self, Begun, Gate, PlannedStdio, begin_first, finish, let_in, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
+use crate::sandbox::Sandbox;
+use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, Record, SavedUser, Settings};
 use killick_sys::caps::{CapSet, CapSets, supported};
 use killick_sys::facts::Facts;
 use killick_sys::launch::{
-    Fd, Ids, Launch, LaunchError, Overlay, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch,
+    Ids, Launch, LaunchError, Overlay, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch,
 };
 use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
@@ -23,6 +26,7 @@ pub struct Created {
     id: String,
     launch: Launch,
     settings: Settings,
+    placing: Option<OwnedFd>,
 }
 
 /// Starts the birth; nothing here waits for a disk.
@@ -55,7 +59,8 @@ pub fn create_with(
         (PidMode::Sandbox, Ptrace::Possible) => Born::Outside,
     };
     let pid_mode = request.join.pid;
-    let Planned { mut plan, mut settings, born_in } = plan(facts, request, born, sandbox_pid.as_ref())?;
+    let Planned { mut plan, mut settings, begun: Begun { born_in, placing } } =
+        plan(facts, request, born, sandbox_pid.as_ref())?;
     change(&mut plan);
     let pid = match (pid_mode, born, &sandbox_pid) {
         (PidMode::Own, _, _) => PidNamespace::New,
@@ -67,7 +72,7 @@ pub fn create_with(
         // Its first process was alone at birth; those that follow are not.
         settings.born_outside = may_ptrace(&settings.capabilities);
     }
-    Ok(Created { id, launch, settings })
+    Ok(Created { id, launch, settings, placing })
 }
 
 /// Where a child is while it still has the caller's rights.
@@ -85,6 +90,16 @@ pub fn may_ptrace(sets: &CapSets) -> bool {
 }
 
 impl Created {
+    /// The process that waits at its first gate until systemd has it (`Cgroup::start_unit`), if its cgroup is a scope.
+    pub fn unplaced(&self) -> Option<i32> {
+        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+    }
+
+    /// systemd has it: it goes on.
+    pub fn placed(&mut self) -> Result<(), LaunchError> {
+        let_in(&mut self.placing)
+    }
+
     /// Readable when `progress` has something new.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.launch.channel()
@@ -92,7 +107,7 @@ impl Created {
 
     /// Pending, then AtGate, after `start` Running; or Failed. Never blocks.
     pub fn progress(&mut self) -> Progress {
-        self.launch.progress()
+        listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First)
     }
 
     /// The first process; None while one outside its PID namespace prepares it (until AtGate).
@@ -123,7 +138,8 @@ impl Created {
 
     /// Blocks until the gate, execve or a failure: for tools and tests.
     pub fn wait(&mut self, deadline: Instant) -> Progress {
-        self.launch.wait(deadline)
+        let listener = self.settings.listener.as_ref();
+        self.launch.wait_with(deadline, |launch| listener::attend(launch, listener, About::First))
     }
 
     /// What could not be done and was not fatal.
@@ -139,7 +155,7 @@ impl Created {
     /// The container, from AtGate on: with it goes the duty to wait for its end. A failed birth gives the error.
     pub fn into_container(self) -> Result<Container, LaunchError> {
         let settings = self.settings_found();
-        let Created { id, launch, settings: _ } = self;
+        let Created { id, launch, settings: _, placing: _ } = self;
         match launch.into_process() {
             Some(process) => Ok(Container { id, process, settings }),
             None => Err(LaunchError::NotRunning),
@@ -150,7 +166,7 @@ impl Created {
 struct Planned {
     plan: Plan,
     settings: Settings,
-    born_in: Option<Fd>,
+    begun: Begun,
 }
 
 fn plan(
@@ -159,27 +175,31 @@ fn plan(
     born: Born,
     sandbox_pid: Option<&OwnedFd>,
 ) -> Result<Planned, LaunchError> {
-    let CreateRequest { id: _, spec, rootfs, join, cgroup, seccomp, stdio, user, sources } = request;
+    let CreateRequest { id, spec, rootfs, join, cgroup, seccomp, stdio, user, sources } = request;
     let process =
         spec.process().as_ref().ok_or_else(|| LaunchError::Unsupported("process property must not be empty".into()))?;
-    let settings = settings(process, user, seccomp, born, join.pid)?;
+    let mut settings = settings(process, user, seccomp, born, join.pid)?;
+    settings.attributes = attributes::of(spec)?;
+    let bundle = directory(&rootfs);
+    let state = crate::hooks::state(crate::SPEC_VERSION, &id, bundle, spec);
+    settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, &state)?;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
     }
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
-    if born == Born::Outside && api == Api::Classic {
-        return Err(LaunchError::Unsupported(
-            "a process with CAP_SYS_PTRACE in a shared PID namespace needs Linux 5.12 to be safe from its neighbours; \
-             set shareProcessNamespace: false, or drop SYS_PTRACE"
-                .into(),
-        ));
-    }
 
     let mut plan = Plan::new();
-    let attach = cgroup.map(|cgroup| cgroup.attach()).transpose().map_err(cgroup_error)?;
-    let born_in = begin(&mut plan, attach.as_ref(), settings.oom_score_adj)?;
+    let begun = begin_first(&mut plan, cgroup, settings.oom_score_adj)?;
     let stdio = plan_stdio(&mut plan, stdio);
+    if api == Api::Classic
+        && born == Born::Outside
+        && join.sandbox.is_none_or(|sandbox| sandbox.proc_directory().is_none())
+    {
+        let text =
+            "a process beside others with CAP_SYS_PTRACE needs a procfs that its sandbox has not: make the pod anew";
+        return Err(LaunchError::Unsupported(text.into()));
+    }
     let cgroup_namespace = facts.cgroup_namespace && has_namespace(spec, LinuxNamespaceType::Cgroup);
     let shared = shared(&join, api, born);
     let cgroups = cgroup.map(|cgroup| cgroup.dirs()).unwrap_or_default();
@@ -219,6 +239,10 @@ fn plan(
         }
         Api::Classic => {
             plan_join(&mut plan, facts, &join, api)?;
+            if let Some(namespace) = sandbox_pid.filter(|_| born == Born::Outside) {
+                let fd = plan.fd("sandbox pid", process::clone_fd(namespace)?);
+                plan.push(Step::PidForChildren(fd));
+            }
             plan.push(Step::Unshare(unshare));
             plan.extend(root_classic(&rootfs));
         }
@@ -239,8 +263,10 @@ fn plan(
     if is_readonly(&rootfs) {
         plan.push(Step::ReadonlyRoot);
     }
+    plan.extend(settings.attributes.steps());
+    plan.extend(crate::scheduling::steps(process)?);
     finish(&mut plan, &settings, &stdio, Gate::Wait, args);
-    Ok(Planned { plan, settings, born_in })
+    Ok(Planned { plan, settings, begun })
 }
 
 pub(crate) fn cgroup_error(error: crate::cgroup::CgroupError) -> LaunchError {
@@ -250,6 +276,12 @@ pub(crate) fn cgroup_error(error: crate::cgroup::CgroupError) -> LaunchError {
 pub(crate) fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.is_some_and(|namespaces| namespaces.iter().any(|namespace| namespace.typ() == kind))
+}
+
+/// The directory of the container's own.
+fn directory(rootfs: &Rootfs) -> &std::path::Path {
+    let (Rootfs::Layers { mount: root, .. } | Rootfs::Directory { path: root, .. }) = rootfs;
+    root.parent().unwrap_or(root)
 }
 
 fn is_readonly(rootfs: &Rootfs) -> bool {
@@ -264,7 +296,11 @@ fn shared(join: &Join<'_>, api: Api, born: Born) -> Shared {
         Api::Classic => sandbox.shm_directory(),
     });
     // A procfs shows the PID namespace of whoever mounts it, and that child is outside.
-    let proc = (born == Born::Outside).then(|| PathBuf::from("/proc"));
+    let proc = match (born, api) {
+        (Born::Inside, _) => None,
+        (Born::Outside, Api::Detached) => Some(ProcOf::Sandbox(PathBuf::from("/proc"))),
+        (Born::Outside, Api::Classic) => join.sandbox.and_then(Sandbox::proc_directory).map(ProcOf::Sandbox),
+    };
     Shared { shm, proc }
 }
 
@@ -408,5 +444,8 @@ pub(crate) fn settings(
         user_namespace: None,
         time_namespace: false,
         chroot: false,
+        attributes: Attributes::default(),
+        rdt: None,
+        listener: None,
     })
 }

@@ -1,24 +1,27 @@
 //! An OCI bundle as it is: a container with namespaces of its own or joined by path, without a sandbox, made by one
 //! command and started by another. The same steps as `birth`'s, in the order of oci.md §3.
 
-use crate::birth::{Born, cgroup_error, has_namespace, root_classic, settings};
+use crate::birth::{Born, has_namespace, root_classic, settings};
 use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
-use crate::mounts::{Api, MountSteps, Planner, Shared, device_steps};
+use crate::meeting::{Meeting, Meetings};
+use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
 use crate::namespaces::{self, MountNamespace, Namespaces, Pid};
-use crate::process::{Gate, PlannedStdio, begin, finish, plan_stdio};
+use crate::pid_namespace::{Birthplace, of_joined};
+use crate::process::{Begun, Gate, PlannedStdio, begin_first, finish, join_rdt, let_in, plan_stdio};
+use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
+use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, Record, Settings};
 use killick_sys::error::Error;
 use killick_sys::facts::Facts;
-use killick_sys::fd;
 use killick_sys::launch::{Fd, Launch, LaunchError, Plan, Progress, Propagation, Step, Tree, launch};
 use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
 use killick_sys::seccomp::Filter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::{Map, Value};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -34,12 +37,14 @@ pub struct BundleRequest<'a> {
     pub cgroup: &'a Cgroup,
     pub seccomp: Option<Filter>,
     pub stdio: Stdio,
-    /// Descriptors 3 and up that are passed on.
-    pub inherited: i32,
+    /// Descriptors that are passed on at their places.
+    pub inherited: Vec<i32>,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
     /// Name of its own session keyring.
     pub keyring: Option<String>,
+    /// The root is moved over the host's, where that is one which pivot_root refuses.
+    pub no_pivot: bool,
     /// From `killick_sys::launch::gate_listen`: where another process will start it.
     pub gate: OwnedFd,
     /// `hooks::state`.
@@ -52,7 +57,10 @@ pub struct BundleBirth {
     id: String,
     launch: Launch,
     settings: Settings,
-    rendezvous: Option<OwnedFd>,
+    placing: Option<OwnedFd>,
+    meetings: Meetings,
+    /// After `launch`: nobody is in it then.
+    rdt: Held,
 }
 
 /// A birth that has made no step for so long is given up.
@@ -60,27 +68,48 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Starts the birth.
 pub fn create(facts: &Facts, request: BundleRequest<'_>) -> Result<BundleBirth, LaunchError> {
+    create_with(facts, request, |_| {})
+}
+
+/// As `create`; `change` sees the plan before it is run. For tests that make step *n* fail.
+#[doc(hidden)]
+pub fn create_with(
+    facts: &Facts,
+    request: BundleRequest<'_>,
+    change: impl FnOnce(&mut Plan),
+) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
-    let Planned { plan, mut settings, born_in, namespaces, rendezvous } = plan(facts, request)?;
-    let mut launch = launch(plan, namespaces.born_in(), born_in)?;
-    if namespaces.goes_on() {
-        // Its first process is the one that goes on.
-        launch.wait_inside(Instant::now() + CREATE_DEADLINE)?;
-    }
-    // Those that follow the first process are seen by it.
-    settings.born_outside = !matches!(namespaces.pid, Pid::Host) && crate::birth::may_ptrace(&settings.capabilities);
-    Ok(BundleBirth { id, launch, settings, rendezvous })
+    let rdt = Held(rdt::create(request.spec, &id).map_err(LaunchError::Unsupported)?);
+    let Planned { mut plan, mut settings, born_in, placing, namespaces, meetings } =
+        plan(facts, request, rdt.0.as_ref())?;
+    settings.rdt = rdt.0.clone();
+    change(&mut plan);
+    let launch = launch(plan, namespaces.born_in(), born_in)?;
+    // Those that follow the first process are seen by it, and by whoever joins its namespace later.
+    settings.born_outside = !matches!(namespaces.pid, Pid::Host);
+    Ok(BundleBirth { id, launch, settings, placing, meetings, rdt })
 }
 
 impl BundleBirth {
-    /// The first process, from its birth on.
+    /// As `Created::unplaced`.
+    pub fn unplaced(&self) -> Option<i32> {
+        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+    }
+
+    /// As `Created::placed`.
+    pub fn placed(&mut self) -> Result<(), LaunchError> {
+        let_in(&mut self.placing)
+    }
+
+    /// The first process, from the gate on.
     pub fn process(&self) -> Option<&PidFd> {
         self.launch.process()
     }
 
-    /// What finds the container again, from its birth on.
+    /// What finds the container again: from its birth on, and once more at the gate, when another process may have
+    /// come into the first one's place.
     pub fn record(&self) -> Option<Record> {
-        self.launch.process().map(|process| Record::new(&self.id, process, &self.settings))
+        self.launch.child().map(|process| Record::new(&self.id, process, &self.settings))
     }
 
     /// Blocks until the container waits at its gate. `hooks` runs the runtime's own hooks at their moment, with the
@@ -89,7 +118,7 @@ impl BundleBirth {
         let mut hooks = Some(hooks);
         let mut deadline = Instant::now() + CREATE_DEADLINE;
         loop {
-            match self.launch.progress() {
+            match listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First) {
                 Progress::AtGate | Progress::Running => return Ok(()),
                 Progress::Failed(error) => return Err(error),
                 Progress::Pending => {}
@@ -97,29 +126,27 @@ impl BundleBirth {
             if Instant::now() >= deadline {
                 return Err(LaunchError::Late);
             }
-            if self.is_here(deadline)?
-                && let Some(hooks) = hooks.take()
-                && let Some(rendezvous) = self.rendezvous.take()
-            {
-                let pid = self.launch.process().map_or(0, PidFd::pid);
-                hooks(pid).map_err(LaunchError::Unsupported)?;
-                deadline = Instant::now() + CREATE_DEADLINE;
-                match fd::send_message(rendezvous.as_fd(), killick_sys::launch::GO, &[]) {
-                    // What it died of is on the channel.
-                    Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => {}
-                    sent => {
-                        sent?;
-                    }
-                }
+            if !self.is_here(deadline)? {
+                continue;
             }
+            let pid = self.launch.child().map_or(0, PidFd::pid);
+            let done = match self.meetings.next() {
+                Some(Meeting::NetDevices(devices)) => crate::net_devices::move_all(&devices, pid),
+                Some(Meeting::Hooks) => hooks.take().map_or(Ok(()), |hooks| hooks(pid)),
+                // It has died: the channel says of what.
+                None => continue,
+            };
+            done.map_err(LaunchError::Unsupported)?;
+            deadline = Instant::now() + CREATE_DEADLINE;
+            self.meetings.done()?;
         }
     }
 
     /// Waits for the channel or the rendezvous; whether the child is at the rendezvous.
     fn is_here(&self, deadline: Instant) -> Result<bool, LaunchError> {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = self.launch.next_look(deadline).saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let fds = [Some(self.launch.channel()), self.rendezvous.as_ref().map(AsFd::as_fd)];
+        let fds = [Some(self.launch.channel()), self.meetings.socket()];
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, timeout) {
@@ -128,12 +155,7 @@ impl BundleBirth {
         }
         let events = |index: usize| polled.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
         // A child that has died closes both: the channel says of what.
-        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN) && self.said_here())
-    }
-
-    fn said_here(&self) -> bool {
-        let Some(rendezvous) = &self.rendezvous else { return false };
-        fd::receive_message(rendezvous.as_fd(), 16).is_ok_and(|message| !message.is_end())
+        Ok(events(0).is_empty() && events(1).contains(PollFlags::POLLIN))
     }
 
     pub fn warnings(&self) -> &[String] {
@@ -147,8 +169,9 @@ impl BundleBirth {
     /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
     pub fn into_container(mut self) -> Result<Container, LaunchError> {
         self.launch.open_gate()?;
-        let BundleBirth { id, launch, settings, rendezvous: _ } = self;
+        let BundleBirth { id, launch, settings, placing: _, meetings: _, mut rdt } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
+        rdt.0 = None;
         Ok(Container { id, process, settings })
     }
 }
@@ -157,12 +180,14 @@ struct Planned {
     plan: Plan,
     settings: Settings,
     born_in: Option<Fd>,
+    placing: Option<OwnedFd>,
     namespaces: Namespaces,
-    rendezvous: Option<OwnedFd>,
+    meetings: Meetings,
 }
 
-fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchError> {
-    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, gate, state } = request;
+fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<Planned, LaunchError> {
+    let BundleRequest { id: _, bundle, spec, cgroup, seccomp, stdio, inherited, env, keyring, no_pivot, gate, state } =
+        request;
     let missing = |what: &str| LaunchError::Unsupported(what.to_owned());
     // The specification wants a process only of start.
     let nothing = Process::default();
@@ -175,8 +200,16 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let (root_path, readonly) = (bundle.join(root.path()), root.readonly().unwrap_or(false));
     let mut namespaces = namespaces::of(spec)?;
     let pid_mode = if matches!(namespaces.pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
-    let mut settings = settings(process, UserRequest::Ids, seccomp, Born::Inside, pid_mode)?;
+    let birthplace = match &namespaces.pid {
+        Pid::Joined(namespace, path) => of_joined(facts, namespace.as_fd(), path, spec)?,
+        Pid::Host | Pid::New => Birthplace::Inside,
+    };
+    let born = if matches!(birthplace, Birthplace::Outside { .. }) { Born::Outside } else { Born::Inside };
+    namespaces.born_outside = born == Born::Outside;
+    let mut settings = settings(process, UserRequest::Ids, seccomp, born, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
+    settings.attributes = crate::attributes::of(spec)?;
+    settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, state)?;
     settings.user_namespace = namespaces.user.as_ref().map(|user| user.maps.clone());
     settings.time_namespace = namespaces.time;
     settings.chroot = namespaces.mount != MountNamespace::New;
@@ -184,18 +217,22 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();
     plan.keep_inherited(inherited);
-    let attach = cgroup.attach().map_err(cgroup_error)?;
-    let born_in = begin(&mut plan, Some(&attach), settings.oom_score_adj)?;
+    let Begun { born_in, placing } = begin_first(&mut plan, Some(cgroup), settings.oom_score_adj)?;
+    join_rdt(&mut plan, rdt)?;
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = plan.fd("gate", gate);
     if !facts.cgroup_namespace {
         namespaces.leave_out(NamespaceKind::Cgroup);
     }
     let mounted = absolute_sources(spec, bundle);
+    let mut shared = Shared::default();
+    if let Birthplace::Outside { procs } = birthplace {
+        shared.proc = Some(ProcOf::Made(procs.into_iter().map(|proc| plan.fd("its proc", proc)).collect()));
+    }
     let mut planner = Planner {
         plan: &mut plan,
         api,
-        shared: Shared::default(),
+        shared,
         cgroups: cgroup.dirs(),
         cgroup_namespace: facts.cgroup_namespace && has_namespace(spec, LinuxNamespaceType::Cgroup),
         sources: Vec::new(),
@@ -216,7 +253,11 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     }
     plan.extend([Step::Umask(0), Step::NewSession]);
     let linux = spec.linux().as_ref();
-    let propagation = root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
+    let wanted = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+    if no_pivot && matches!(wanted, Some("private" | "rprivate")) {
+        return Err(missing("rootfsPropagation of [r]private is not safe without pivot_root"));
+    }
+    let propagation = root_propagation(wanted)?;
     if api == Api::Detached {
         if namespaces.mount == MountNamespace::New {
             plan.push(root_tree(&root_path, &propagation));
@@ -226,6 +267,12 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     namespaces.plan_leave(&mut plan)?;
     if namespaces.is_new(NamespaceKind::Network) {
         plan.push(Step::LoopbackUp);
+    }
+    let mut meetings = Meetings::default();
+    let devices = crate::net_devices::of(spec);
+    if !devices.is_empty() {
+        // Before the sysctls, which may be about them.
+        meetings.plan(&mut plan, Meeting::NetDevices(devices))?;
     }
     let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     plan.extend(non_empty(spec.hostname()).map(Step::Hostname));
@@ -258,35 +305,30 @@ fn plan(facts: &Facts, request: BundleRequest<'_>) -> Result<Planned, LaunchErro
     }
     plan.extend(steps.finish);
     let hooks = |kind, env: &[String], cwd| hooks::of(kind, spec, state, env, cwd);
-    let mut rendezvous = None;
     if [Kind::Prestart, Kind::CreateRuntime].into_iter().any(|kind| hooks(kind, &[], None).is_some()) {
-        let (ours, theirs) = fd::seqpacket_pair()?;
-        let theirs = plan.fd("rendezvous", theirs);
-        plan.push(Step::Rendezvous(theirs));
-        rendezvous = Some(ours);
+        meetings.plan(&mut plan, Meeting::Hooks)?;
     }
     plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
     // Before the root may become read-only.
     plan.push(Step::MakeDirectory(settings.cwd.clone()));
-    plan.push(if namespaces.mount == MountNamespace::New { Step::PivotRoot } else { Step::ChrootRoot });
+    plan.push(match namespaces.mount {
+        MountNamespace::New if no_pivot => Step::MoveRoot { attached: api == Api::Detached },
+        MountNamespace::New => Step::PivotRoot,
+        MountNamespace::Joined | MountNamespace::Inherited => Step::ChrootRoot,
+    });
     if readonly {
         plan.push(Step::ReadonlyRoot);
     }
     plan.extend(propagation.after.map(Step::PropagateFlags));
-    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
-        plan.push(Step::Personality(match personality.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => 8,
-        }));
-    }
     plan.extend(keyring.map(Step::SessionKeyring));
+    plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
     finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
     if spec.process().is_none() {
         plan.without_program();
     }
-    Ok(Planned { plan, settings, born_in, namespaces, rendezvous })
+    Ok(Planned { plan, settings, born_in, placing, namespaces, meetings })
 }
 
 struct RootPropagation {

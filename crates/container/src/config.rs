@@ -2,7 +2,7 @@
 
 use killick_sys::error::plain;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +48,31 @@ pub fn has_own_pid_namespace(spec: &Spec) -> bool {
     })
 }
 
+/// Of a container's own process, for one that is added: what it does not say itself.
+const INHERITED: [&str; 7] =
+    ["capabilities", "apparmorProfile", "selinuxLabel", "oomScoreAdj", "scheduler", "ioPriority", "execCPUAffinity"];
+
+/// A `process` that is added to the container of `config`, as runc completes it (oci.md §4.1).
+pub fn complete_process(process: &mut Value, config: &Value) {
+    let Some(first) = config.get("process").and_then(Value::as_object) else { return };
+    let Some(added) = process.as_object_mut() else { return };
+    added.retain(|_, value| !value.is_null());
+    for key in INHERITED {
+        if let Some(value) = first.get(key).filter(|_| !added.contains_key(key)) {
+            added.insert(key.to_owned(), value.clone());
+        }
+    }
+    let has_rlimits = added.get("rlimits").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    if let Some(rlimits) = first.get("rlimits").filter(|_| !has_rlimits) {
+        added.insert("rlimits".to_owned(), rlimits.clone());
+    }
+    if let Some(umask) = first.get("user").and_then(|user| user.get("umask"))
+        && let Some(user) = added.entry("user").or_insert_with(|| Value::Object(Map::new())).as_object_mut()
+    {
+        user.entry("umask").or_insert_with(|| umask.clone());
+    }
+}
+
 /// A file of a caller's, with a limit to its size.
 pub fn read_json(path: &Path) -> Result<Value, String> {
     let length = fs::metadata(path).map(|metadata| metadata.len());
@@ -57,4 +82,31 @@ pub fn read_json(path: &Path) -> Result<Value, String> {
     }
     let text = fs::read(path).map_err(|error| format!("open {}: {}", path.display(), plain(&error)))?;
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_added_process_takes_over_what_it_does_not_say() {
+        let config = json!({"process": {
+            "args": ["init"], "cwd": "/srv", "env": ["A=1"], "oomScoreAdj": 5, "noNewPrivileges": true,
+            "capabilities": {"bounding": ["CAP_KILL"]}, "rlimits": [{"type": "RLIMIT_CORE", "soft": 1, "hard": 1}],
+            "user": {"uid": 7, "gid": 7, "umask": 63}}});
+        let mut process = json!({"args": ["sh"], "cwd": "/", "capabilities": null, "rlimits": []});
+        complete_process(&mut process, &config);
+        assert_eq!(
+            process,
+            json!({
+                "args": ["sh"], "cwd": "/", "oomScoreAdj": 5, "capabilities": {"bounding": ["CAP_KILL"]},
+                "rlimits": [{"type": "RLIMIT_CORE", "soft": 1, "hard": 1}], "user": {"umask": 63}})
+        );
+        let own = json!({"args": ["sh"], "cwd": "/", "capabilities": {}, "oomScoreAdj": 0, "user": {"umask": 18},
+            "rlimits": [{"type": "RLIMIT_CPU", "soft": 2, "hard": 2}]});
+        let mut process = own.clone();
+        complete_process(&mut process, &config);
+        assert_eq!(process, own);
+    }
 }

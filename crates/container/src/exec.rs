@@ -1,8 +1,9 @@
 //! One more process in a container that runs: it joins everything, mounts nothing.
 
 use crate::birth::{Born, plan_join_process, settings};
-use crate::process::{Gate, PlannedStdio, begin, deduplicate, finish, plan_stdio};
+use crate::process::{Gate, PlannedStdio, begin, deduplicate, finish, join_rdt, plan_stdio};
 use crate::request::{ExecRequest, PidMode, Stdio, UserRequest};
+use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, SavedUser, Settings};
 use killick_sys::cgroup::Attach;
 use killick_sys::error::Context;
@@ -21,10 +22,23 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Exec {
     launch: Launch,
+    listener: Option<Listener>,
+    about: About,
 }
 
 /// Starts the process; its deadline and the end of whatever it starts (kill its leaf) are the caller's.
 pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> Result<Exec, LaunchError> {
+    exec_with(facts, container, request, |_| {})
+}
+
+/// As `exec`; `change` sees the plan before it is run. For tests that make step *n* fail.
+#[doc(hidden)]
+pub fn exec_with(
+    facts: &Facts,
+    container: &Container,
+    request: ExecRequest<'_>,
+    change: impl FnOnce(&mut Plan),
+) -> Result<Exec, LaunchError> {
     let ExecRequest { args, stdio, attach, env, cwd, user, capabilities, no_new_privileges } = request;
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
@@ -40,8 +54,8 @@ pub fn exec(facts: &Facts, container: &Container, request: ExecRequest<'_>) -> R
         no_new_privileges: no_new_privileges.unwrap_or(first.no_new_privileges),
         ..first.clone()
     };
-    let how = How { inherited: 0, more: Vec::new() };
-    start(facts, container, settings, args, stdio, attach, how)
+    let how = How { inherited: Vec::new(), more: Vec::new() };
+    start(facts, container, settings, args, stdio, attach, how, change)
 }
 
 /// A whole `process` object (`exec --process`): nothing is taken over from the first process but its seccomp filter.
@@ -50,19 +64,17 @@ pub struct ProcessRequest<'a> {
     pub process: &'a Process,
     pub stdio: Stdio,
     pub attach: Option<&'a Attach>,
-    /// Descriptors 3 and up that are passed on.
-    pub inherited: i32,
+    /// Descriptors that are passed on at their places.
+    pub inherited: Vec<i32>,
     /// More variables (LISTEN_FDS).
     pub env: Vec<String>,
-    /// `personality(2)`'s argument, of the configuration.
-    pub personality: Option<u64>,
     /// Name of the container's session keyring.
     pub keyring: Option<String>,
 }
 
 /// As `exec`, for a process that is described whole.
 pub fn exec_process(facts: &Facts, container: &Container, request: ProcessRequest<'_>) -> Result<Exec, LaunchError> {
-    let ProcessRequest { process, stdio, attach, inherited, env, personality, keyring } = request;
+    let ProcessRequest { process, stdio, attach, inherited, env, keyring } = request;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
@@ -77,21 +89,24 @@ pub fn exec_process(facts: &Facts, container: &Container, request: ProcessReques
         user_namespace: first.user_namespace.clone(),
         time_namespace: first.time_namespace,
         chroot: first.chroot,
+        attributes: first.attributes.clone(),
+        rdt: first.rdt.clone(),
+        listener: first.listener.clone(),
         ..described
     };
     let mut more: Vec<Step> = keyring.map(Step::SessionKeyring).into_iter().collect();
-    more.extend(personality.map(Step::Personality));
     more.extend(crate::scheduling::affinity(process)?);
     more.extend(crate::scheduling::steps(process)?);
-    start(facts, container, settings, args, stdio, attach, How { inherited, more })
+    start(facts, container, settings, args, stdio, attach, How { inherited, more }, |_| {})
 }
 
 /// What only a whole process has.
 struct How {
-    inherited: i32,
+    inherited: Vec<i32>,
     more: Vec<Step>,
 }
 
+#[allow(clippy::too_many_arguments, reason = "one caller for each kind of request")]
 fn start(
     facts: &Facts,
     container: &Container,
@@ -100,10 +115,12 @@ fn start(
     stdio: Stdio,
     attach: Option<&Attach>,
     how: How,
+    change: impl FnOnce(&mut Plan),
 ) -> Result<Exec, LaunchError> {
     let mut plan = Plan::new();
     plan.keep_inherited(how.inherited);
     let born_in = begin(&mut plan, attach, settings.oom_score_adj)?;
+    join_rdt(&mut plan, settings.rdt.as_ref())?;
     let stdio = plan_stdio(&mut plan, stdio);
     if let Some(maps) = &settings.user_namespace {
         let fds = match &stdio {
@@ -124,21 +141,27 @@ fn start(
     };
     let kinds: Vec<NamespaceKind> = NamespaceKind::ALL.into_iter().filter(has).collect();
     let root = settings.chroot.then(|| root_of(process)).transpose()?;
-    let pid_namespace = match settings.pid_namespace {
-        true => Some(pid_namespace(process)?),
-        false => None,
-    };
-    let pid = match &pid_namespace {
-        Some(namespace) if settings.born_outside => {
-            let fd = plan.fd("container pid", crate::process::clone_fd(namespace)?);
+    // With the host's rights, which end in a user namespace.
+    let joins_late = settings.user_namespace.is_none();
+    if joins_late {
+        plan_join_process(&mut plan, facts, "container", process, &kinds)?;
+    }
+    let opened;
+    let pid = match (settings.pid_namespace, process.as_fd().filter(|_| facts.setns_by_pidfd)) {
+        (false, _) => PidNamespace::Inherit,
+        (true, _) if settings.born_outside => {
+            let fd = plan.fd("container pid", pid_namespace(process)?);
             plan.push(Step::PidForChildren(fd));
             PidNamespace::Inherit
         }
-        Some(namespace) => PidNamespace::Inside(namespace.as_fd()),
-        None => PidNamespace::Inherit,
+        (true, Some(pidfd)) => PidNamespace::Inside(pidfd),
+        (true, None) => {
+            opened = pid_namespace(process)?;
+            PidNamespace::Inside(opened.as_fd())
+        }
     };
-    plan_join_process(&mut plan, facts, "container", process, &kinds)?;
-    if settings.user_namespace.is_some() {
+    if !joins_late {
+        plan_join_process(&mut plan, facts, "container", process, &kinds)?;
         plan.push(Step::BecomeRoot);
     }
     if let Some(root) = root {
@@ -148,9 +171,12 @@ fn start(
     if let PlannedStdio::Terminal { rows, columns } = stdio {
         plan.push(Step::Terminal { console: false, rows, columns });
     }
+    plan.extend(settings.attributes.steps());
     plan.extend(how.more);
     finish(&mut plan, &settings, &stdio, Gate::None, args);
-    Ok(Exec { launch: launch(plan, pid, born_in)? })
+    change(&mut plan);
+    let about = About::Exec { first: process.pid() };
+    Ok(Exec { launch: launch(plan, pid, born_in)?, listener: settings.listener, about })
 }
 
 /// What the first process sees as `/`: its mount namespace is not its own.
@@ -178,7 +204,7 @@ impl Exec {
 
     /// Pending, then Running or Failed. Never blocks.
     pub fn progress(&mut self) -> Progress {
-        self.launch.progress()
+        listener::progress(&mut self.launch, self.listener.as_ref(), self.about)
     }
 
     /// None while one outside the PID namespace prepares it.
@@ -188,7 +214,8 @@ impl Exec {
 
     /// Blocks until Running or Failed: for tools and tests.
     pub fn wait(&mut self, deadline: Instant) -> Progress {
-        self.launch.wait(deadline)
+        let (listener, about) = (self.listener.as_ref(), self.about);
+        self.launch.wait_with(deadline, |launch| listener::attend(launch, listener, about))
     }
 
     pub fn warnings(&self) -> &[String] {

@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod birth;
 pub mod bundle;
 pub mod caps;
@@ -26,10 +27,15 @@ pub mod devices;
 mod exec;
 pub mod hooks;
 mod id_maps;
+mod meeting;
+pub mod memory_policy;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod options;
+mod pid_namespace;
 mod process;
+pub mod rdt;
 mod request;
 pub mod resources;
 pub mod sandbox;
@@ -38,11 +44,16 @@ pub mod seccomp;
 pub mod signal;
 mod state;
 pub mod support;
+pub mod systemd;
 pub mod update;
 
 pub use birth::{Created, create, create_with, may_ptrace};
-pub use exec::{Exec, ProcessRequest, exec, exec_process};
+pub use exec::{Exec, ProcessRequest, exec, exec_process, exec_with};
+/// The specification that states speak of.
+pub const SPEC_VERSION: &str = "1.3.0";
+
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;
+pub use scheduling::cpu_mask;
 pub use state::{Container, Record, reopen};

@@ -9,6 +9,7 @@ use killick_sys::launch::{
 use killick_sys::ns::NamespaceKind;
 use killick_sys::path::clean;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount as OciMount, Spec};
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -26,8 +27,17 @@ pub(crate) enum Api {
 pub(crate) struct Shared {
     /// Classic: a tmpfs of the host's mount namespace. Detached: `/dev/shm` of the sandbox's.
     pub(crate) shm: Option<PathBuf>,
-    /// The sandbox's procfs, for children that stay outside its PID namespace.
-    pub(crate) proc: Option<PathBuf>,
+    /// For children that stay outside their PID namespace: a procfs shows that of whoever mounts it.
+    pub(crate) proc: Option<ProcOf>,
+}
+
+/// Where the procfs of a PID namespace comes from that the child is not in.
+#[derive(Debug, Clone)]
+pub(crate) enum ProcOf {
+    /// The sandbox's, at this path of its mount namespace.
+    Sandbox(PathBuf),
+    /// Made by the parent, one for each mount of the type, in their order.
+    Made(VecDeque<Fd>),
 }
 
 /// Steps by when they happen.
@@ -84,8 +94,26 @@ impl Planner<'_> {
         }
         match fstype {
             "cgroup" | "cgroup2" => self.cgroup(destination, &options),
-            "proc" => match self.shared.proc.clone() {
-                Some(path) => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
+            "proc" => match &mut self.shared.proc {
+                Some(ProcOf::Sandbox(path)) => {
+                    let path = path.clone();
+                    match self.api {
+                        Api::Detached => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
+                        Api::Classic => {
+                            self.bind_known(destination, path, None, &options, MountPoint::OrdinaryDirectory, None);
+                            Ok(())
+                        }
+                    }
+                }
+                Some(ProcOf::Made(made)) => {
+                    let made =
+                        made.pop_front().ok_or_else(|| unsupported(&destination, "no procfs was made for it"))?;
+                    let tree = self.tree();
+                    let (set, clear) = (options.set, options.clear);
+                    self.steps.outside.push(Step::AdoptTree { tree, fd: made, set, clear });
+                    self.attach(destination, tree, MountPoint::OrdinaryDirectory);
+                    Ok(())
+                }
                 None => self.filesystem(destination, fstype, "proc", &options, MountPoint::OrdinaryDirectory),
             },
             "sysfs" => self.filesystem(destination, fstype, "sysfs", &options, MountPoint::OrdinaryDirectory),

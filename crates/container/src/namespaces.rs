@@ -12,12 +12,14 @@ use killick_sys::userns::{self, Maps, outside};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 #[derive(Debug)]
 pub(crate) enum Pid {
     Host,
     New,
-    Joined(OwnedFd),
+    /// With where it was opened.
+    Joined(OwnedFd, PathBuf),
 }
 
 /// Whose mount namespace the root is in.
@@ -46,6 +48,8 @@ pub(crate) struct Namespaces {
     /// None: no time namespace of its own.
     pub(crate) time: bool,
     offsets: Option<String>,
+    /// All is done outside a joined PID namespace, and the last act is a birth into it (`Step::BirthInside`).
+    pub(crate) born_outside: bool,
 }
 
 /// Opens what is joined and makes the user namespace.
@@ -58,6 +62,7 @@ pub(crate) fn of(spec: &Spec) -> Result<Namespaces, LaunchError> {
         user: None,
         time: false,
         offsets: None,
+        born_outside: false,
     };
     let Some(linux) = spec.linux() else { return Ok(found) };
     for namespace in linux.namespaces().iter().flatten() {
@@ -67,7 +72,8 @@ pub(crate) fn of(spec: &Spec) -> Result<Namespaces, LaunchError> {
             .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
             .transpose()?;
         match (kind, opened) {
-            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd),
+            (NamespaceKind::Pid, Some(fd)) if is_own(&fd, kind)? => {}
+            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd, path.cloned().unwrap_or_default()),
             (NamespaceKind::Pid, None) => found.pid = Pid::New,
             (NamespaceKind::User, opened) => found.user = user(linux, opened)?,
             (NamespaceKind::Mount, Some(fd)) if !is_own(&fd, kind)? => {
@@ -164,7 +170,7 @@ impl Namespaces {
 
     pub(crate) fn is_joined(&self, kind: NamespaceKind) -> bool {
         match kind {
-            NamespaceKind::Pid => matches!(self.pid, Pid::Joined(_)),
+            NamespaceKind::Pid => matches!(self.pid, Pid::Joined(..)),
             kind => self.joined.iter().any(|(joined, _)| *joined == kind),
         }
     }
@@ -176,24 +182,25 @@ impl Namespaces {
 
     /// Whether a second process has to go on where the first was.
     pub(crate) fn goes_on(&self) -> bool {
-        self.is_new(NamespaceKind::Time) || (self.user.is_some() && self.is_new(NamespaceKind::Pid))
+        (self.is_new(NamespaceKind::Time) && !self.born_outside)
+            || (self.user.is_some() && self.is_new(NamespaceKind::Pid))
     }
 
     /// Where the first child is born. One that makes way for another stays outside: it is told by the host's number.
     pub(crate) fn born_in(&self) -> PidNamespace<'_> {
         match &self.pid {
-            _ if self.goes_on() => PidNamespace::Inherit,
+            _ if self.goes_on() || self.born_outside => PidNamespace::Inherit,
             Pid::Host => PidNamespace::Inherit,
             Pid::New => PidNamespace::New,
-            Pid::Joined(namespace) => PidNamespace::Inside(namespace.as_fd()),
+            Pid::Joined(namespace, _) => PidNamespace::Inside(namespace.as_fd()),
         }
     }
 
     /// Into what is joined, and out of everything else. The host's rights end here.
     pub(crate) fn plan_leave(&self, plan: &mut Plan) -> Result<(), LaunchError> {
         let clone = crate::process::clone_fd;
-        if let (true, Pid::Joined(namespace)) = (self.goes_on(), &self.pid) {
-            let fd = plan.fd("pid namespace for children", clone(namespace)?);
+        if let (true, Pid::Joined(namespace, _)) = (self.goes_on() || self.born_outside, &self.pid) {
+            let fd = plan.fd("PID namespace", clone(namespace)?);
             plan.push(Step::PidForChildren(fd));
         }
         let mut each = Vec::new();

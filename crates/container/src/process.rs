@@ -1,12 +1,16 @@
 //! The last part of every plan: who the process is, what it may do, what it runs. The same for a container's first
 //! process and for an exec.
 
+use crate::cgroup::Cgroup;
+use crate::rdt::Rdt;
 use crate::request::Stdio;
 use crate::state::{Rlimit, Settings};
 use killick_sys::cgroup::Attach;
 use killick_sys::hook::Hooks;
 use killick_sys::launch::{Fd, LaunchError, Plan, Step};
+use nix::errno::Errno;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// Opens a plan: a clean child that is in its cgroups before it does anything that costs.
@@ -17,6 +21,45 @@ pub(crate) fn begin(
     oom_score_adj: Option<i32>,
 ) -> Result<Option<Fd>, LaunchError> {
     plan.extend([Step::CloseOtherFds, Step::ResetSignals, Step::Undumpable]);
+    enter(plan, attach, oom_score_adj)
+}
+
+/// How a first process comes into its cgroup.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    pub(crate) born_in: Option<Fd>,
+    /// The first gate: systemd must have put the process into its scope before it goes on.
+    pub(crate) placing: Option<OwnedFd>,
+}
+
+/// As `begin`, for the first process of a cgroup, which may be a scope that systemd has yet to make.
+pub(crate) fn begin_first(
+    plan: &mut Plan,
+    cgroup: Option<&Cgroup>,
+    oom_score_adj: Option<i32>,
+) -> Result<Begun, LaunchError> {
+    let Some(cgroup) = cgroup.filter(|cgroup| cgroup.awaits_process()) else {
+        let attach = cgroup.map(Cgroup::attach).transpose().map_err(crate::birth::cgroup_error)?;
+        return Ok(Begun { born_in: begin(plan, attach.as_ref(), oom_score_adj)?, placing: None });
+    };
+    plan.extend([Step::CloseOtherFds, Step::ResetSignals, Step::Undumpable]);
+    let (ours, theirs) = killick_sys::fd::seqpacket_pair()?;
+    let theirs = plan.fd("first gate", theirs);
+    plan.push(Step::Rendezvous(theirs));
+    let attach = cgroup.attach_beside_unit().map_err(crate::birth::cgroup_error)?;
+    Ok(Begun { born_in: enter(plan, Some(&attach), oom_score_adj)?, placing: Some(ours) })
+}
+
+/// The parent's word that systemd has the process. A child that has died says why elsewhere.
+pub(crate) fn let_in(placing: &mut Option<OwnedFd>) -> Result<(), LaunchError> {
+    let Some(gate) = placing.take() else { return Ok(()) };
+    match killick_sys::fd::send_message(gate.as_fd(), killick_sys::launch::GO, &[]) {
+        Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+        sent => sent.map(drop).map_err(LaunchError::from),
+    }
+}
+
+fn enter(plan: &mut Plan, attach: Option<&Attach>, oom_score_adj: Option<i32>) -> Result<Option<Fd>, LaunchError> {
     let mut born_in = None;
     if let Some(attach) = attach {
         for (index, tasks) in attach.tasks.iter().enumerate() {
@@ -31,11 +74,23 @@ pub(crate) fn begin(
             plan.push(Step::AttachGroup(fd));
         }
     }
+    // The caller's own mask is not the container's (runc does the same).
+    plan.push(Step::AllCpus);
     // While /proc is surely the host's.
     if let Some(score) = oom_score_adj {
         plan.push(Step::OomScoreAdj(score));
     }
     Ok(born_in)
+}
+
+/// Its shares of cache and bandwidth, from here on.
+pub(crate) fn join_rdt(plan: &mut Plan, rdt: Option<&Rdt>) -> Result<(), LaunchError> {
+    let tasks = rdt.map(Rdt::tasks).transpose().map_err(LaunchError::Unsupported)?;
+    for tasks in tasks.into_iter().flatten() {
+        let fd = plan.fd("resctrl tasks", tasks);
+        plan.push(Step::AttachTasks(fd));
+    }
+    Ok(())
 }
 
 pub(crate) fn clone_fd(fd: &std::os::fd::OwnedFd) -> Result<std::os::fd::OwnedFd, LaunchError> {
@@ -88,13 +143,17 @@ pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio,
     // Without no_new_privs a filter needs CAP_SYS_ADMIN: it is loaded while that is there, and must allow what follows.
     // With no_new_privs it comes last, and need allow nothing of ours but execve.
     let early = settings.seccomp.clone().filter(|_| !settings.no_new_privileges);
-    let late = settings.seccomp.clone().filter(|_| settings.no_new_privileges);
+    // A filter with a listener is given to whoever answers while the container is made, and startContainer hooks are
+    // under it.
+    let listens = settings.seccomp.as_ref().is_some_and(|filter| filter.listens());
+    let mut late = settings.seccomp.clone().filter(|_| settings.no_new_privileges);
     plan.extend(early.map(Step::Seccomp));
     plan.extend([Step::SwitchUser, Step::CheckCwd, Step::Capabilities(settings.capabilities)]);
     if settings.no_new_privileges {
         plan.push(Step::NoNewPrivileges);
     }
     plan.push(Step::FindExecutable);
+    plan.extend(late.take_if(|_| listens).map(Step::Seccomp));
     if settings.born_outside {
         plan.push(Step::BirthInside);
     }

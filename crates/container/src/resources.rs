@@ -415,7 +415,7 @@ pub fn cpu_weight(shares: u64) -> u64 {
 }
 
 /// `blkio.weight` (10..=1000) as `io.weight` (1..=10000).
-fn io_weight(weight: u16) -> u64 {
+pub(crate) fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight.saturating_sub(10)) * 9_999 / 990
 }
 

@@ -1,18 +1,18 @@
 //! The sandbox: pause, whose namespaces the pod's containers join. A sandbox is a pidfd.
 
 use crate::cgroup::Cgroup;
-use crate::process::{PlannedStdio, begin, plan_stdio};
+use crate::process::{Begun, PlannedStdio, begin_first, let_in, plan_stdio};
 use crate::request::Stdio;
 use killick_sys::caps::{CapSet, CapSets};
 use killick_sys::error::Error;
 use killick_sys::facts::Facts;
-use killick_sys::fd::sealed_memfd;
 use killick_sys::launch::{
     Ids, Launch, LaunchError, Mount, MountPoint, MountSource, PidNamespace, Plan, Progress, Propagation, Step, Tree,
     Who, launch,
 };
 use killick_sys::ns::{self, NamespaceKind};
 use killick_sys::pidfd::PidFd;
+use killick_sys::sealed::sealed;
 use killick_sys::seccomp::Filter;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -25,6 +25,8 @@ pub const PAUSE_UID: u32 = 65_535;
 pub const PAUSE_OOM_SCORE_ADJ: i32 = -998;
 /// All that pause sees.
 const EMPTY: &str = "/empty";
+/// Before 3.19 it sees its own program too.
+const PROGRAM: &str = "pause";
 /// Docker's and containerd's /dev/shm.
 pub const SHM_BYTES: u64 = 64 << 20;
 
@@ -43,8 +45,8 @@ pub struct SandboxRequest<'a> {
     pub cgroup: Option<&'a Cgroup>,
     /// The calls that pause makes, and no others.
     pub seccomp: Option<Filter>,
-    /// An existing directory of the pod's own: where the kernel has no detached mounts, the pod's /dev/shm is mounted on
-    /// `shm` below it, in the host's mount namespace.
+    /// An existing directory of the pod's own: where the kernel has no detached mounts, the pod's /dev/shm and a procfs
+    /// of its PID namespace are mounted on `shm` and `proc` below it, in the host's mount namespace.
     pub dir: PathBuf,
 }
 
@@ -53,6 +55,7 @@ pub struct SandboxRequest<'a> {
 pub struct SandboxBirth {
     launch: Launch,
     settings: Settings,
+    placing: Option<OwnedFd>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +65,9 @@ struct Settings {
     host_pid: bool,
     /// Classic only.
     shm: Option<PathBuf>,
+    /// Classic only: a procfs of the pod's PID namespace.
+    #[serde(default)]
+    proc: Option<PathBuf>,
 }
 
 /// A pod's pause and what is shared through it.
@@ -91,12 +97,22 @@ pub fn create_with(
     change: impl FnOnce(&mut Plan),
 ) -> Result<SandboxBirth, LaunchError> {
     let pid = if request.host_pid { PidNamespace::Inherit } else { PidNamespace::New };
-    let (mut plan, settings, born_in) = plan(facts, request)?;
+    let (mut plan, settings, Begun { born_in, placing }) = plan(facts, request)?;
     change(&mut plan);
-    Ok(SandboxBirth { launch: launch(plan, pid, born_in)?, settings })
+    Ok(SandboxBirth { launch: launch(plan, pid, born_in)?, settings, placing })
 }
 
 impl SandboxBirth {
+    /// As `Created::unplaced`.
+    pub fn unplaced(&self) -> Option<i32> {
+        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+    }
+
+    /// As `Created::placed`.
+    pub fn placed(&mut self) -> Result<(), LaunchError> {
+        let_in(&mut self.placing)
+    }
+
     /// Readable when `progress` has something new.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.launch.channel()
@@ -123,7 +139,7 @@ impl SandboxBirth {
 
     /// The sandbox, once it runs.
     pub fn into_sandbox(self) -> Result<Sandbox, LaunchError> {
-        let SandboxBirth { launch, settings } = self;
+        let SandboxBirth { launch, settings, placing: _ } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
         Ok(Sandbox { process, settings })
     }
@@ -169,6 +185,10 @@ impl Sandbox {
         self.settings.shm.clone()
     }
 
+    pub(crate) fn proc_directory(&self) -> Option<PathBuf> {
+        self.settings.proc.clone()
+    }
+
     pub fn record(&self) -> SandboxRecord {
         SandboxRecord {
             pid: self.process.pid(),
@@ -191,11 +211,14 @@ impl SandboxRecord {
 }
 
 fn unmount(settings: &Settings) -> Result<(), Error> {
-    let Some(shm) = &settings.shm else { return Ok(()) };
-    match killick_sys::mount::unmount_detach(shm) {
-        Err(error) if matches!(error.errno(), nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
-        other => other,
+    let mut done = Ok(());
+    for point in settings.shm.iter().chain(&settings.proc) {
+        match killick_sys::mount::unmount_detach(point) {
+            Err(error) if matches!(error.errno(), nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            other => done = done.and(other),
+        }
     }
+    done
 }
 
 /// Finds a recorded sandbox; None when its pause is gone.
@@ -208,7 +231,7 @@ pub fn reopen(record: SandboxRecord) -> Result<Option<Sandbox>, Error> {
     }
 }
 
-type Planned = (Plan, Settings, Option<killick_sys::launch::Fd>);
+type Planned = (Plan, Settings, Begun);
 
 fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchError> {
     let SandboxRequest {
@@ -226,13 +249,12 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     } = request;
     let own_shm = !host_ipc;
     let shm = (own_shm && !facts.detached_mounts).then(|| dir.join("shm"));
-    let settings = Settings { host_network, host_ipc, host_pid, shm: shm.clone() };
+    let proc = (!host_pid && !facts.detached_mounts).then(|| dir.join("proc"));
+    let settings = Settings { host_network, host_ipc, host_pid, shm: shm.clone(), proc: proc.clone() };
 
     let mut plan = Plan::new();
-    let attach = cgroup.map(|cgroup| cgroup.attach()).transpose();
-    let attach = attach.map_err(|error| LaunchError::Unsupported(error.to_string()))?;
-    let born_in = begin(&mut plan, attach.as_ref(), Some(PAUSE_OOM_SCORE_ADJ))?;
-    let program = plan.fd("pause", sealed_memfd("pause", pause)?);
+    let begun = begin_first(&mut plan, cgroup, Some(PAUSE_OOM_SCORE_ADJ))?;
+    let program = plan.fd("pause", sealed("pause", pause)?);
     let null = Stdio::null().map_err(|error| Error::from_io("open(/dev/null)", &error))?;
     let stdio = plan_stdio(&mut plan, null);
 
@@ -257,11 +279,20 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         plan.push(Step::MakeDirectories(vec![shm.clone()]));
         plan.push(Step::TmpfsRoot { data: shm_data.clone(), at: shm });
     }
+    if let Some(proc) = proc {
+        // By the first process of the PID namespace, before anybody else is in it: for containers whose own child must
+        // stay outside (design: nothing with more rights where somebody may trace).
+        plan.push(Step::MakeDirectories(vec![proc.clone()]));
+        plan.push(Step::ProcAt(proc));
+    }
     plan.push(Step::Unshare(vec![NamespaceKind::Mount]));
+    // Where a program cannot be run by its descriptor, it lies in the root that pause has anyway.
+    let bytes = if facts.execveat { 0 } else { pause.len().next_multiple_of(4096) };
+    let root_data = format!("mode=755,size={}k", 64 + bytes / 1024);
     if facts.detached_mounts {
         let root = Tree(0);
         plan.extend([
-            Step::TmpfsTree { tree: root, data: "mode=755,size=64k".into() },
+            Step::TmpfsTree { tree: root, data: root_data },
             Step::PropagateRoot(Propagation::Private),
             Step::AttachRoot(root),
         ]);
@@ -269,7 +300,7 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         plan.extend([
             // Nothing of the host's is seen again from here, and nothing given back.
             Step::PropagateRoot(Propagation::Slave),
-            Step::TmpfsRoot { data: "mode=755,size=64k".into(), at: dir.clone() },
+            Step::TmpfsRoot { data: root_data, at: dir.clone() },
             Step::PrivateMountOf(dir.clone()),
             Step::OpenRoot(dir),
         ]);
@@ -281,7 +312,11 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         plan.push(filesystem("/dev/shm", "tmpfs", &shm_data));
     }
     // Those who join the namespace see proc and shm; pause sees an empty directory.
-    plan.extend([Step::MakeDirectory(EMPTY.into()), Step::PivotRoot, Step::ReadonlyRoot, Step::Chroot(EMPTY.into())]);
+    plan.push(Step::MakeDirectory(EMPTY.into()));
+    if !facts.execveat {
+        plan.push(Step::CopyProgram { program, path: Path::new(EMPTY).join(PROGRAM) });
+    }
+    plan.extend([Step::PivotRoot, Step::ReadonlyRoot, Step::Chroot(EMPTY.into())]);
     if let PlannedStdio::Streams(fds) = stdio {
         plan.push(Step::Stdio(fds));
     }
@@ -296,8 +331,11 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         Step::Announce,
     ]);
     plan.extend(seccomp.map(Step::Seccomp));
-    plan.push(Step::ExecFd { program, args });
-    Ok((plan, settings, born_in))
+    plan.push(match facts.execveat {
+        true => Step::ExecFd { program, args },
+        false => Step::ExecPath { path: Path::new("/").join(PROGRAM), args },
+    });
+    Ok((plan, settings, begun))
 }
 
 fn filesystem(destination: &str, fstype: &str, data: &str) -> Step {

@@ -73,19 +73,28 @@ fn attributes(scheduler: &Scheduler) -> Result<SchedAttr, LaunchError> {
     Ok(SchedAttr { policy, flags: flags.fold(0, |all, flag| all | flag), nice, priority, runtime, deadline, period })
 }
 
+/// The first 64 CPUs of such a list as bits: for a log line.
+pub fn cpu_mask(list: &str) -> Result<u64, LaunchError> {
+    Ok(cpus(list)?.into_iter().filter(|cpu| *cpu < 64).fold(0, |mask, cpu| mask | 1 << cpu))
+}
+
 /// `0-3,7`
 fn cpus(list: &str) -> Result<Vec<usize>, LaunchError> {
-    let wrong = || invalid(format!("execCPUAffinity: {list:?} is no list of cpus"));
-    let mut cpus = Vec::new();
+    numbers(list, CPUS_MAX).ok_or_else(|| invalid(format!("execCPUAffinity: {list:?} is no list of cpus")))
+}
+
+/// A list of ranges, as the kernel writes them; None where it is none, or names nothing.
+pub(crate) fn numbers(list: &str, limit: usize) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
-        if first > last || last >= CPUS_MAX {
-            return Err(wrong());
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last || last >= limit {
+            return None;
         }
-        cpus.extend(first..=last);
+        numbers.extend(first..=last);
     }
-    if cpus.is_empty() { Err(wrong()) } else { Ok(cpus) }
+    if numbers.is_empty() { None } else { Some(numbers) }
 }
 
 #[cfg(test)]

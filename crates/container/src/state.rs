@@ -1,5 +1,8 @@
 //! A container that lives: what the next exec, a kill and a restarted shim need to know of it.
 
+use crate::attributes::Attributes;
+use crate::rdt::Rdt;
+use crate::seccomp::listener::Listener;
 use killick_sys::caps::CapSets;
 use killick_sys::error::Error;
 use killick_sys::launch::{Ids, UserQuery, Who};
@@ -34,6 +37,14 @@ pub(crate) struct Settings {
     /// Its mount namespace is not its own: the root is known by its first process.
     #[serde(default)]
     pub(crate) chroot: bool,
+    /// Of every process of the container.
+    #[serde(default)]
+    pub(crate) attributes: Attributes,
+    #[serde(default)]
+    pub(crate) rdt: Option<Rdt>,
+    /// Who answers for the filter.
+    #[serde(default)]
+    pub(crate) listener: Option<Listener>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +122,13 @@ impl Record {
     pub(crate) fn new(id: &str, process: &PidFd, settings: &Settings) -> Self {
         let (pid, start_time) = (process.pid(), process.start_time());
         Self { id: id.to_owned(), pid, start_time, settings: settings.clone() }
+    }
+}
+
+impl Record {
+    /// Its place in resctrl, which goes with the container.
+    pub fn rdt(&self) -> Option<&Rdt> {
+        self.settings.rdt.as_ref()
     }
 }
 

@@ -17,14 +17,7 @@ const fn refused(field: &'static str, why: &'static str) -> Refused {
     Refused { field, why }
 }
 
-pub const REFUSED: &[Refused] = &[
-    refused("linux.intelRdt", "not supported yet"),
-    refused("linux.memoryPolicy", "not supported yet"),
-    refused("linux.netDevices", "not supported yet"),
-    refused("linux.personality.flags", "no flag is known"),
-    refused("linux.seccomp.listenerPath", "seccomp notification is not supported yet"),
-    refused("linux.seccomp.listenerMetadata", "seccomp notification is not supported yet"),
-];
+pub const REFUSED: &[Refused] = &[refused("linux.personality.flags", "no flag is known")];
 
 /// Mount options that are refused; an option that nobody knows is the file system's own.
 pub const REFUSED_OPTIONS: &[&str] = &[
@@ -89,6 +82,11 @@ pub fn check(config: &mut Value) -> Result<Vec<String>, String> {
     mounts(config, listed("user").is_some())?;
     sysctls(config, &namespaces)?;
     hooks(config)?;
+    seccomp(config)?;
+    crate::net_devices::check(config, namespaces.iter().any(|(name, _)| name == "network"))?;
+    if config.pointer("/linux/intelRdt").is_some() && crate::rdt::mounted().is_none() {
+        return Err("linux.intelRdt: this host has no resctrl file system".into());
+    }
     Ok(warnings)
 }
 
@@ -302,6 +300,24 @@ fn sysctls(config: &Value, namespaces: &Namespaces) -> Result<(), String> {
         if !allowed {
             return Err(format!("sysctl {key:?} is not in a separate kernel namespace"));
         }
+    }
+    Ok(())
+}
+
+/// A profile without a default action and without rules is none (the engines' way of saying "unconfined").
+fn seccomp(config: &mut Value) -> Result<(), String> {
+    let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) else { return Ok(()) };
+    let Some(profile) = linux.get("seccomp") else { return Ok(()) };
+    let text = |field: &str| profile.get(field).and_then(Value::as_str).unwrap_or_default();
+    let has_rules = profile.get("syscalls").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+    let has_default = profile.get("defaultAction").is_some_and(|action| action.as_str() != Some(""));
+    if !text("listenerMetadata").is_empty() && text("listenerPath").is_empty() {
+        return Err(format!("linux.seccomp.listenerMetadata {:?}: without a listenerPath", text("listenerMetadata")));
+    }
+    match (has_default, has_rules) {
+        (true, _) => {}
+        (false, true) => return Err("linux.seccomp.defaultAction: must be specified".into()),
+        (false, false) => drop(linux.remove("seccomp")),
     }
     Ok(())
 }

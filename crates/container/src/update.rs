@@ -5,7 +5,8 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
 /// Applies `change` (a `linux.resources` object) to the cgroup and, once that is done, to the accepted configuration.
-pub fn update(cgroup: &Cgroup, config: &mut Value, mut change: Value) -> Result<(), String> {
+/// Warnings: as `Cgroup::set`.
+pub fn update(cgroup: &Cgroup, config: &mut Value, mut change: Value) -> Result<Vec<String>, String> {
     crate::support::remove_nulls(&mut change);
     let Some(object) = change.as_object_mut() else { return Err("resources must be an object".into()) };
     // Device rules are create's business, as with runc.
@@ -13,22 +14,25 @@ pub fn update(cgroup: &Cgroup, config: &mut Value, mut change: Value) -> Result<
     let old = config.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
     complete(&mut change, &old);
     let wanted = parse(&change)?;
-    if let Err(error) = cgroup.set(&wanted) {
-        let mut before = old;
-        if let Some(object) = before.as_object_mut() {
-            object.remove("devices");
+    let warnings = match cgroup.set(&wanted) {
+        Ok(warnings) => warnings,
+        Err(error) => {
+            let mut before = old;
+            if let Some(object) = before.as_object_mut() {
+                object.remove("devices");
+            }
+            // The first error is the one to tell.
+            let _ = parse(&before).map(|before| cgroup.set(&before));
+            return Err(error.to_string());
         }
-        // The first error is the one to tell.
-        let _ = parse(&before).map(|before| cgroup.set(&before));
-        return Err(error.to_string());
-    }
+    };
     if config.get("linux").is_none() {
         config["linux"] = json!({});
     }
     let mut merged = old;
     merge(&mut merged, change);
     config["linux"]["resources"] = merged;
-    Ok(())
+    Ok(warnings)
 }
 
 fn parse(resources: &Value) -> Result<LinuxResources, String> {

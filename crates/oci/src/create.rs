@@ -1,6 +1,7 @@
 //! create and run: a bundle becomes a container that waits at its gate, with everything undone when a part of it fails.
 
 use crate::args::{Command, Flag, HELP, Parsed};
+use crate::driver;
 use crate::foreground::Foreground;
 use crate::lifecycle::{self, Ready};
 use crate::notify;
@@ -8,7 +9,7 @@ use crate::state::{New, State, check_id};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
 use killick_container::bundle::{self as birth, BundleBirth, BundleRequest};
-use killick_container::cgroup::{Cgroup, Layout};
+use killick_container::cgroup::{Cgroup, UnitStart};
 use killick_container::config::{Bundle, has_own_pid_namespace};
 use killick_container::hooks::{self, Kind};
 use killick_container::seccomp::cache::compile_cached;
@@ -28,14 +29,14 @@ const CONFIG: Flag = Flag::value(&["config", "f"], "FILE", "a configuration else
 const CONSOLE: Flag = Flag::value(&["console-socket"], "PATH", "a socket that receives the terminal's master");
 const PIDFD: Flag = Flag::value(&["pidfd-socket"], "PATH", "a socket that receives the first process's pidfd");
 const PID_FILE: Flag = Flag::value(&["pid-file"], "FILE", "where the first process's pid is written");
-const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "not supported yet");
+const NO_PIVOT: Flag = Flag::switch(&["no-pivot"], "move the root over the host's instead of changing places with it");
 const NO_KEYRING: Flag = Flag::switch(&["no-new-keyring"], "keep the caller's session keyring");
 const PRESERVE: Flag = Flag::value(&["preserve-fds"], "N", "so many descriptors from 3 on are passed on");
 const DETACH: Flag = Flag::switch(&["detach", "d"], "do not wait for its end");
 const KEEP: Flag = Flag::switch(&["keep"], "do not delete it at its end");
 const NO_SUBREAPER: Flag = Flag::switch(&["no-subreaper"], "accepted: we never become a subreaper");
 
-const CREATE: &[Flag] = &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, HELP];
+const CREATE: &[Flag] = &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, NO_SUBREAPER, HELP];
 const RUN: &[Flag] =
     &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, DETACH, KEEP, NO_SUBREAPER, HELP];
 
@@ -119,9 +120,6 @@ impl Drop for Undo<'_> {
 
 fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Made, String> {
     check_id(id)?;
-    if parsed.has("no-pivot") {
-        return Err("--no-pivot is not supported yet".into());
-    }
     let Bundle { path: bundle, rootfs, config, mut spec, warnings } =
         Bundle::read(parsed.one("bundle").unwrap_or("."), parsed.one("config"))?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
@@ -133,12 +131,20 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
 
     let dir = context.root.make(id)?;
     let mut undo = Undo { context, dir: Some(dir.clone()), cgroup: None };
-    let cgroup = make_cgroup(&spec, id, &dir)?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let mut unit_start = UnitStart {
+        pid: None,
+        description: format!("killick container {id}"),
+        resources: &resources,
+        annotations: &annotations,
+    };
+    let mut cgroup = driver::make(context, &spec, id, &dir, &unit_start)?;
     undo.cgroup = Some(cgroup.clone());
     let gate = gate_listen(&dir.join("start.sock")).map_err(|error| error.to_string())?;
     let hook_state = hooks::state(crate::features::SPEC_VERSION, id, &bundle, &spec);
     let stdio = if terminal { terminal_of(&spec) } else { stdio::inherit()? };
-    let Passed { count, mut env } = passed;
+    let Passed { numbers, mut env } = passed;
     if notify::of_caller().is_some() {
         env.push(notify::prepare(&dir, &mut spec)?);
     }
@@ -149,14 +155,27 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         cgroup: &cgroup,
         seccomp,
         stdio,
-        inherited: count,
+        inherited: numbers,
         env,
         keyring: keyring(parsed.has("no-new-keyring"), id),
+        no_pivot: parsed.has("no-pivot"),
         gate,
         state: &hook_state,
     };
     let start = |why: String| format!("unable to start container process: {why}");
     let mut born = birth::create(&Facts::detect(), request).map_err(|error| start(error.to_string()))?;
+    if let Some(pid) = born.unplaced() {
+        unit_start.pid = Some(pid);
+        match driver::start_unit(context, &mut cgroup, &unit_start) {
+            Ok(()) => undo.cgroup = Some(cgroup.clone()),
+            Err(driver::Failed::Foreign(why)) => {
+                undo.cgroup = None;
+                return Err(start(why));
+            }
+            Err(driver::Failed::Ours(why)) => return Err(start(why)),
+        }
+        born.placed().map_err(|error| start(error.to_string()))?;
+    }
     let record = born.record().ok_or_else(|| start("it has no process".into()))?;
     let private_pid = has_own_pid_namespace(&spec);
     let new = New { dir, bundle: bundle.clone(), rootfs, record, cgroup, private_pid, config };
@@ -170,6 +189,8 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         lifecycle::poststop(context, &state);
         return Err(start(error.to_string()));
     }
+    // Where it was prepared from outside its PID namespace, another process is the first one now.
+    state.record = born.record().ok_or_else(|| start("it has no process".into()))?;
     let terminal = finish(&mut born, console, parsed.one("pid-file"))?;
     if let (Some(socket), Some(process)) = (parsed.one("pidfd-socket"), born.process()) {
         stdio::send_pidfd(socket, "standard", process)?;
@@ -235,42 +256,6 @@ fn seccomp(context: &Context, spec: &Spec) -> Result<Option<Filter>, String> {
     let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     let compiled = compile_cached(&directory, profile, &Kernel::detect());
     compiled.map(Some).map_err(|error| error.to_string())
-}
-
-/// The cgroup of a container without a state yet.
-pub const PLANNED_CGROUP: &str = "cgroup.json";
-
-/// `cgroupsPath` from the root of the hierarchies, absolute or not; without one, the id.
-fn make_cgroup(spec: &Spec, id: &str, dir: &Path) -> Result<Cgroup, String> {
-    let layout = Layout::detect().map_err(|error| error.to_string())?;
-    let linux = spec.linux().as_ref();
-    let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
-    let path = path.unwrap_or_else(|| PathBuf::from(id));
-    let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
-    let path = cleaned(&path);
-    // Before it is made: a killed create must not leave one that nobody finds. One that is there already is not ours
-    // to remove.
-    let planned = Cgroup::open(&layout, &path).map_err(|error| error.to_string())?;
-    let text = serde_json::to_vec(&planned).map_err(|error| error.to_string())?;
-    if planned.dirs().iter().all(|(_, dir)| !dir.exists()) {
-        fs::write(dir.join(PLANNED_CGROUP), text).map_err(|error| format!("write {PLANNED_CGROUP}: {error}"))?;
-    }
-    Cgroup::create(&layout, &path, &resources).map_err(|error| error.to_string())
-}
-
-/// Without `..`: nothing leads out of the hierarchies.
-fn cleaned(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::Normal(name) => clean.push(name),
-            std::path::Component::ParentDir => {
-                clean.pop();
-            }
-            std::path::Component::RootDir | std::path::Component::CurDir | std::path::Component::Prefix(_) => {}
-        }
-    }
-    clean
 }
 
 /// How long a start may take: startContainer hooks are part of it.

@@ -5,13 +5,12 @@ use crate::foreground::{Foreground, absolute, window};
 use crate::state::{State, Status};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
-use killick_container::cgroup::Cgroup;
-use killick_container::config::read_json;
+use killick_container::cgroup::Below;
+use killick_container::config::{self, read_json};
 use killick_container::{ProcessRequest, Progress, Stdio, exec_process};
 use killick_sys::facts::Facts;
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What a failure of ours exits with, so that it is not taken for the program's.
@@ -44,7 +43,7 @@ pub fn command() -> Command {
                 Flag::switch(&["no-new-privs"], "no program gives it more rights"),
                 Flag::value(&["cap", "c"], "CAP", "one more capability"),
                 Flag::value(&["preserve-fds"], "N", "so many descriptors from 3 on are passed on"),
-                Flag::value(&["cgroup"], "PATH", "not supported yet"),
+                Flag::value(&["cgroup"], "[CTRL:]PATH", "a cgroup below the container's"),
                 Flag::switch(&["ignore-paused"], "also in a paused container, where it waits"),
                 Flag::switch(&["no-subreaper"], "accepted: we never become a subreaper"),
                 HELP,
@@ -60,9 +59,7 @@ fn run(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
 }
 
 fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, String> {
-    if parsed.has("cgroup") {
-        return Err("--cgroup is not supported yet".into());
-    }
+    let below = Below::parse(parsed.all("cgroup"))?;
     let state = context.root.load(&words[0])?;
     let mut deadline = Instant::now() + EXEC_DEADLINE;
     let status = state.status()?;
@@ -81,28 +78,22 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
         }
     };
     let process = process(context, parsed, &state, &words[1..])?;
+    if let Some(initial) = process.exec_cpu_affinity().as_ref().and_then(|affinity| affinity.initial().as_ref()) {
+        context.log.debug(&format!(
+            "affinity: {:#x}",
+            killick_container::cpu_mask(initial).map_err(|error| error.to_string())?
+        ));
+    }
     let detach = parsed.has("detach");
     let (tty, console) = (process.terminal().unwrap_or(false), parsed.one("console-socket"));
     stdio::check_terminal(tty, console, detach)?;
-    let Passed { count, env } = stdio::passed(parsed.number("preserve-fds")?)?;
+    let Passed { numbers, env } = stdio::passed(parsed.number("preserve-fds")?)?;
     let streams = if tty { terminal(&process, detach) } else { stdio::inherit()? };
-    let attach = place(&state)?.attach().map_err(|error| error.to_string())?;
+    let attach = state.cgroup.attach_exec(state.record.pid, &below)?;
     let foreground = if detach { None } else { Some(Foreground::prepare()?) };
-    let personality = match state.config.pointer("/linux/personality/domain").and_then(Value::as_str) {
-        Some("LINUX32") => Some(8),
-        Some(_) => Some(0),
-        None => None,
-    };
     let keyring = crate::create::keyring(state.no_new_keyring, &state.id);
-    let request = ProcessRequest {
-        process: &process,
-        stdio: streams,
-        attach: Some(&attach),
-        inherited: count,
-        env,
-        personality,
-        keyring,
-    };
+    let request =
+        ProcessRequest { process: &process, stdio: streams, attach: Some(&attach), inherited: numbers, env, keyring };
     let start = |error: killick_container::LaunchError| format!("unable to start container process: {error}");
     let mut born = exec_process(&Facts::detect(), &container, request).map_err(start)?;
     let progress = born.wait(deadline);
@@ -128,21 +119,6 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     Ok(u8::try_from(exit.code()).unwrap_or(FAILED))
 }
 
-/// The container's cgroup; on v2 that of its first process, which may have delegated: then the container's own takes no
-/// processes any more (EBUSY).
-fn place(state: &State) -> Result<Cgroup, String> {
-    let cgroup = &state.cgroup;
-    if !cgroup.layout().is_v2() {
-        return Ok(cgroup.clone());
-    }
-    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", state.record.pid)).unwrap_or_default();
-    let now = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    match now.filter(|now| Path::new(now) != cgroup.path() && Path::new(now).starts_with(cgroup.path())) {
-        Some(now) => Cgroup::open(cgroup.layout(), now).map_err(|error| error.to_string()),
-        None => Ok(cgroup.clone()),
-    }
-}
-
 fn terminal(process: &Process, detach: bool) -> Stdio {
     let small = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
     match (process.console_size(), window().filter(|_| !detach)) {
@@ -155,7 +131,7 @@ fn terminal(process: &Process, detach: bool) -> Stdio {
 /// From a file, or the container's own with what the flags change.
 fn process(context: &Context, parsed: &Parsed, state: &State, args: &[String]) -> Result<Process, String> {
     let mut process = match parsed.one("process") {
-        Some(_) if !args.is_empty() => return Err("with --process there is no command".into()),
+        // A command beside it is ignored, as runc has it.
         Some(path) => read_json(&absolute(path)?)?,
         None if args.is_empty() => return Err("no command given".into()),
         None => {
@@ -164,6 +140,7 @@ fn process(context: &Context, parsed: &Parsed, state: &State, args: &[String]) -
             process
         }
     };
+    config::complete_process(&mut process, &state.config);
     let warnings = killick_container::support::check_process(&mut process)?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
     serde_json::from_value(process).map_err(|error| format!("process: {error}"))
@@ -205,12 +182,11 @@ fn change(process: &mut Value, parsed: &Parsed, args: &[String]) -> Result<(), S
         for set in ["bounding", "effective", "permitted"] {
             append(process, &format!("/capabilities/{set}"), parsed.all("cap"));
         }
-        // What may be inherited by a process that is not root: as ambient, or not at all.
-        for set in ["inheritable", "ambient"] {
-            if process.pointer(&format!("/capabilities/{set}")).is_some() {
-                append(process, &format!("/capabilities/{set}"), parsed.all("cap"));
-            }
-        }
+        // Only what is inheritable can be ambient.
+        let inheritable = process.pointer("/capabilities/inheritable").cloned().unwrap_or_default();
+        let is_inheritable = |cap: &&String| inheritable.as_array().is_some_and(|all| all.contains(&json!(cap)));
+        let ambient: Vec<String> = parsed.all("cap").iter().filter(is_inheritable).cloned().collect();
+        append(process, "/capabilities/ambient", &ambient);
     }
     Ok(())
 }

@@ -9,14 +9,15 @@ use std::io::Write;
 pub struct Log {
     file: Option<File>,
     json: bool,
+    debug: bool,
 }
 
 impl Log {
     pub fn stderr() -> Self {
-        Log { file: None, json: false }
+        Log { file: None, json: false, debug: false }
     }
 
-    pub fn open(path: Option<&str>, format: Option<&str>) -> Result<Self, String> {
+    pub fn open(path: Option<&str>, format: Option<&str>, debug: bool) -> Result<Self, String> {
         let json = match format.unwrap_or("text") {
             "" | "text" => false,
             "json" => true,
@@ -31,7 +32,7 @@ impl Log {
             }
             None => None,
         };
-        Ok(Log { file, json })
+        Ok(Log { file, json, debug })
     }
 
     /// To the log file, and as it is to standard error.
@@ -46,6 +47,13 @@ impl Log {
     pub fn warn(&self, message: &str) {
         if self.file.is_some() {
             self.write("warning", message);
+        }
+    }
+
+    /// With `--debug` only: then also to standard error, which is a container's too.
+    pub fn debug(&self, message: &str) {
+        if self.debug {
+            self.write("debug", message);
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod args;
 mod create;
+mod driver;
 mod events;
 mod exec;
 mod features;
@@ -15,10 +16,12 @@ mod log;
 mod notify;
 mod spec;
 mod state;
+mod statistics;
 mod stdio;
 mod update;
 
 use args::{Command, Flag, Parsed};
+use killick_container::systemd::Driver;
 use killick_sys::selfexe;
 use log::Log;
 use state::Root;
@@ -30,6 +33,8 @@ use std::process::ExitCode;
 pub struct Context {
     root: Root,
     log: Log,
+    /// Who makes cgroups.
+    driver: Driver,
     /// The spelling of an error: `killick-oci create failed: …`.
     program: String,
 }
@@ -59,11 +64,15 @@ const GLOBAL: &[Flag] = &[
     Flag::value(&["root"], "DIR", "where containers' states are kept (default /run/killick-oci)"),
     Flag::value(&["log"], "FILE", "the log file (default: standard error)"),
     Flag::value(&["log-format"], "FORMAT", "text or json"),
-    Flag::value(&["log-level"], "LEVEL", "accepted: errors and warnings are always logged"),
-    Flag::switch(&["debug"], "accepted: errors and warnings are always logged"),
-    Flag::switch(&["systemd-cgroup"], "not supported yet"),
-    Flag::value(&["cgroup-manager"], "NAME", "cgroupfs"),
-    Flag::value(&["rootless"], "BOOL", "accepted: false or auto"),
+    Flag::value(&["log-level"], "LEVEL", "debug is as --debug; errors and warnings are always logged"),
+    Flag::switch(&["debug"], "log what is done, too"),
+    Flag::switch(&["systemd-cgroup"], "systemd makes the cgroups; cgroupsPath is slice:prefix:name"),
+    Flag::value(&["cgroup-manager"], "NAME", "cgroupfs or systemd (default: by cgroupsPath's form)"),
+    Flag::value(
+        &["rootless"],
+        "BOOL",
+        "true, false or auto: accepted; a cgroup that cannot be made is an error in each",
+    ),
     Flag::value(&["criu"], "PATH", "accepted and unused"),
     Flag::switch(&["version", "v"], "print the version"),
     Flag::switch(&["help", "h"], "show help"),
@@ -83,6 +92,7 @@ fn commands() -> Vec<Command> {
 }
 
 fn main() -> ExitCode {
+    killick_sys::signal::hear_of_children();
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     match run(&words) {
         Ok(code) => ExitCode::from(code),
@@ -96,7 +106,7 @@ fn run(words: &[String]) -> Done {
     let commands = commands();
     let (global, rest) = match args::parse(GLOBAL, &words[1..], true) {
         Ok(parsed) => parsed,
-        Err(why) => return usage(&why, &args::help(program, GLOBAL, &commands)),
+        Err(why) => return usage(Log::stderr(), why, &args::help(program, GLOBAL, &commands)),
     };
     let Some(name) = rest.first().filter(|_| !global.has("help")) else {
         if global.has("version") {
@@ -110,25 +120,28 @@ fn run(words: &[String]) -> Done {
         print!("{}", args::help(program, GLOBAL, &commands));
         return Ok(0);
     }
-    let log = match Log::open(global.one("log"), global.one("log-format")) {
+    let debug = global.has("debug") || global.one("log-level").is_some_and(|level| level.eq_ignore_ascii_case("debug"));
+    let log = match Log::open(global.one("log"), global.one("log-format"), debug) {
         Ok(log) => log,
         Err(why) => return told(Log::stderr(), why.into()),
     };
+    // Whatever it is asked with, even for help: that is how CRI-O finds out.
+    if matches!(name.as_str(), "checkpoint" | "restore") {
+        return told(log, format!("{name} is not supported by {program} (it would need criu)").into());
+    }
     let Some(command) = commands.iter().find(|command| command.name == name) else {
         return told(log, format!("No help topic for '{name}'").into());
     };
     let (parsed, left) = match args::parse(command.flags, &rest[1..], command.stops) {
         Ok(parsed) => parsed,
-        Err(why) => return usage(&why, &command.help(program)),
+        Err(why) => return usage(log, why, &command.help(program)),
     };
     if parsed.has("help") {
         print!("{}", command.help(program));
         return Ok(0);
     }
-    let count = left.len();
-    if count < command.positional.0 || count > command.positional.1 {
-        let why = format!("{name:?} takes {} argument(s), and got {count}", command.counts());
-        return usage(&why, &command.help(program));
+    if let Some(wrong) = command.counts_wrong(left.len()) {
+        return usage(log, format!("{program}: {name:?} requires {wrong} argument(s)"), &command.help(program));
     }
     let context = match context(&global, log, program) {
         Ok(context) => context,
@@ -156,20 +169,22 @@ fn protect(command: &str, context: &Context) -> Result<(), String> {
 }
 
 fn context(global: &Parsed, log: Log, program: &str) -> Result<Context, (Log, Failure)> {
-    let refused = if global.has("systemd-cgroup") {
-        Some("--systemd-cgroup: the systemd cgroup driver is not supported yet".to_owned())
-    } else if global.one("cgroup-manager").is_some_and(|name| name != "cgroupfs") {
-        Some(format!("--cgroup-manager {:?} is not supported yet", global.one("cgroup-manager").unwrap_or_default()))
-    } else if global.one("rootless") == Some("true") {
-        Some("--rootless true is not supported yet".to_owned())
-    } else {
-        None
+    let driver = match (global.has("systemd-cgroup"), global.one("cgroup-manager")) {
+        (true, None) | (_, Some("systemd")) => Ok(Driver::Systemd),
+        (true, Some("cgroupfs")) => Err("--systemd-cgroup and --cgroup-manager cgroupfs exclude each other".to_owned()),
+        (false, Some("cgroupfs")) => Ok(Driver::Cgroupfs),
+        (false, None) => Ok(Driver::Auto),
+        (_, Some(other)) => Err(format!("--cgroup-manager {other:?} is not supported: cgroupfs or systemd")),
     };
-    if let Some(message) = refused {
-        return Err((log, message.into()));
+    let driver = match driver {
+        Ok(driver) => driver,
+        Err(message) => return Err((log, message.into())),
+    };
+    if let Some(other) = global.one("rootless").filter(|value| !matches!(*value, "true" | "false" | "auto")) {
+        return Err((log, format!("invalid rootless: {other:?} is not true, false or auto").into()));
     }
     match Root::new(global.one("root")) {
-        Ok(root) => Ok(Context { root, log, program: program.to_owned() }),
+        Ok(root) => Ok(Context { root, log, program: program.to_owned(), driver }),
         Err(message) => Err((log, message.into())),
     }
 }
@@ -179,10 +194,9 @@ fn told(log: Log, failure: Failure) -> Done {
     Err(failure)
 }
 
-fn usage(why: &str, help: &str) -> Done {
+fn usage(log: Log, why: String, help: &str) -> Done {
     println!("Incorrect Usage.\n\n{help}");
-    eprintln!("{why}");
-    Err(Failure { message: why.to_owned(), code: 1 })
+    told(log, why.into())
 }
 
 /// The first three lines are what docker and podman look for.

@@ -47,7 +47,7 @@ impl Root {
         match fs::DirBuilder::new().mode(0o711).create(&dir) {
             Ok(()) => Ok(dir),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Err(format!("container with given ID already exists: {id}"))
+                Err("container with given ID already exists".into())
             }
             Err(error) => Err(format!("mkdir {}: {}", dir.display(), plain(&error))),
         }

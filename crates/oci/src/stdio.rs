@@ -52,7 +52,7 @@ pub fn send_pidfd(socket: &str, kind: &str, process: &PidFd) -> Result<(), Strin
 /// Descriptors that are passed on at their places, and the variables that tell of them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Passed {
-    pub count: i32,
+    pub numbers: Vec<i32>,
     pub env: Vec<String>,
 }
 
@@ -66,18 +66,14 @@ pub fn passed(preserve: Option<i32>) -> Result<Passed, String> {
     if !(0..=4096).contains(&preserve) || listening > 4096 {
         return Err(format!("--preserve-fds {preserve} is out of range"));
     }
-    let count = listening + preserve;
-    for number in 3..3 + count {
-        if !is_inherited(number) {
-            return Err(format!("unable to stat preserved-fd {} (of {count})", number - 3));
-        }
-    }
+    // One that is not open stays closed, as crun has it; what we have opened ourselves is not the caller's.
+    let numbers = (3..3 + listening + preserve).filter(|number| is_inherited(*number)).collect();
     let mut env = Vec::new();
     if listening > 0 {
         env.extend([format!("LISTEN_FDS={listening}"), "LISTEN_PID=1".to_owned()]);
         env.extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));
     }
-    Ok(Passed { count, env })
+    Ok(Passed { numbers, env })
 }
 
 /// Open, and not by us: ours close on exec.

@@ -79,7 +79,8 @@ fn update(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
         Some(path) => killick_container::config::read_json(&crate::foreground::absolute(path)?)?,
         None => from_flags(parsed)?,
     };
-    killick_container::update::update(&state.cgroup, &mut state.config, change)?;
+    let warnings = killick_container::update::update(&state.cgroup, &mut state.config, change)?;
+    warnings.iter().for_each(|warning| context.log.warn(warning));
     state.write()?;
     Ok(0)
 }

@@ -180,11 +180,17 @@ fn a_terminal_needs_somewhere_to_go() {
     bundle.assert_gone();
 }
 
-/// Runs the container by a shell that opens descriptors first.
-fn run_with(bundle: &Bundle, before: &str, flags: &str) -> common::Output {
+/// Runs the container by a shell that opens descriptors first, each on a file of that content.
+fn run_with(bundle: &Bundle, open: &[(i32, &str)], before: &str, flags: &str) -> common::Output {
     let (states, path, id) = (bundle.states(), bundle.path(), &bundle.id);
-    let line = format!("{before} exec {PROGRAM} --root {} run -b {} {flags} {id}", states.display(), path.display());
-    let mut command = Command::new("/bin/bash");
+    let mut line = String::new();
+    for (number, text) in open {
+        let file = path.join(format!("fd-{number}"));
+        fs::write(&file, text).unwrap();
+        line += &format!("exec {number}<{}; ", file.display());
+    }
+    line += &format!("{before} exec {PROGRAM} --root {} run -b {} {flags} {id}", states.display(), path.display());
+    let mut command = Command::new("/bin/sh");
     command.args(["-c", &line]).stdin(Stdio::null());
     output(command)
 }
@@ -192,23 +198,42 @@ fn run_with(bundle: &Bundle, before: &str, flags: &str) -> common::Output {
 #[test]
 fn preserved_descriptors_stay_at_their_places_and_all_others_are_closed() {
     let bundle = Bundle::shell("cat <&3; cat <&4; ls /proc/self/fd | wc -l");
-    let before = "exec 3<<<three 4<<<four 5<<<five 9<<<nine;";
-    assert_eq!(run_with(&bundle, before, "--preserve-fds 2").ok(), "three\nfour\n6\n", "0 to 4, and the directory");
-    assert_eq!(run_with(&bundle, "exec 3<<<three;", "--preserve-fds 2").code, 1);
-    let failed = run_with(&bundle, "exec 3<<<three;", "--preserve-fds 2");
-    assert!(failed.err.contains("unable to stat preserved-fd 1 (of 2)"), "{failed:?}");
+    let four = [(3, "three\n"), (4, "four\n"), (5, "five\n"), (9, "nine\n")];
+    assert_eq!(run_with(&bundle, &four, "", "--preserve-fds 2").ok(), "three\nfour\n6\n", "0 to 4, and the directory");
     bundle.assert_gone();
     let bundle = Bundle::shell("ls /proc/self/fd | wc -l");
-    assert_eq!(run_with(&bundle, before, "").ok(), "4\n");
+    assert_eq!(run_with(&bundle, &four, "", "").ok(), "4\n");
+    // What is not open stays closed: nothing of ours is in its place.
+    let bundle =
+        Bundle::shell("cat <&5; for n in 0 1 2 3 4 5 6 7 8 9; do test -e /proc/$$/fd/$n && echo -n $n,; done; echo");
+    let holes = run_with(&bundle, &[(5, "five\n"), (8, "eight\n")], "ulimit -Sn 64;", "--preserve-fds=100");
+    assert_eq!(holes.ok(), "five\n0,1,2,5,8,\n");
+    let failed = run_with(&bundle, &[], "", "--preserve-fds=x");
+    assert_eq!(failed.code, 1, "{failed:?}");
 }
 
 #[test]
 fn listening_sockets_are_passed_on_by_listen_fds() {
-    let bundle = Bundle::shell("cat <&3; echo $LISTEN_FDS $LISTEN_PID $LISTEN_FDNAMES; cat <&4");
-    let before = "exec 3<<<listening 4<<<preserved; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web;";
-    assert_eq!(run_with(&bundle, before, "--preserve-fds 1").ok(), "listening\n1 1 web\npreserved\n");
+    let bundle = Bundle::shell("cat <&3; echo $LISTEN_FDS $LISTEN_PID $LISTEN_FDNAMES; cat <&6");
+    let open = [(3, "listening\n"), (4, "second\n"), (5, "third\n"), (6, "preserved\n")];
+    let before = "export LISTEN_FDS=3 LISTEN_PID=$$ LISTEN_FDNAMES=web:a:b;";
+    let passed = run_with(&bundle, &open, before, "--preserve-fds 1");
+    assert_eq!(passed.ok(), "listening\n3 1 web:a:b\npreserved\n");
     let bundle = Bundle::shell("echo [$LISTEN_FDS]");
-    assert_eq!(run_with(&bundle, "export LISTEN_FDS=1 LISTEN_PID=1;", "").ok(), "[]\n", "another process's");
+    assert_eq!(run_with(&bundle, &[], "export LISTEN_FDS=1 LISTEN_PID=1;", "").ok(), "[]\n", "another process's");
+}
+
+#[test]
+fn an_exec_gets_preserved_descriptors_too() {
+    let bundle = running();
+    let file = bundle.path().join("hello");
+    fs::write(&file, "hello world\n").unwrap();
+    let (states, id) = (bundle.states(), &bundle.id);
+    let exec = format!("exec --preserve-fds=1 {id} cat /proc/self/fd/3");
+    let line = format!("exec 3<{}; exec {PROGRAM} --root {} {exec}", file.display(), states.display());
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &line]).stdin(Stdio::null());
+    assert_eq!(output(command).ok(), "hello world\n");
 }
 
 #[test]
@@ -279,8 +304,8 @@ fn policy_io_priority_cpus_and_personality_are_set() {
     assert_eq!(stat(&pid.to_string()), ("4".to_owned(), "3".to_owned()));
     let personality = |pid: &str| fs::read_to_string(format!("/proc/{pid}/personality")).unwrap().trim().to_owned();
     assert_eq!(personality(&pid.to_string()), "00000008");
-    let class = Command::new("ionice").args(["-p", &pid.to_string()]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&class.stdout).trim(), "idle");
+    let class = Command::new("/bin/busybox").args(["ionice", "-p", &pid.to_string()]).output().unwrap();
+    assert!(String::from_utf8_lossy(&class.stdout).contains("idle"), "{class:?}");
     let told =
         bundle.exec(&[&bundle.id, "sh", "-c", "grep Cpus_allowed_list /proc/self/status; cat /proc/self/personality"]);
     assert_eq!(told.ok(), "Cpus_allowed_list:\t0\n00000008\n");
@@ -344,18 +369,140 @@ fn pidfds_go_over_their_socket() {
 
 #[test]
 fn run_and_exec_in_the_foreground_lend_their_terminal() {
-    // script gives the command a terminal, as a person has one.
-    let on_a_terminal = |line: String| {
-        let mut command = Command::new("script");
-        command.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).stderr(Stdio::null());
-        output(command)
+    // A person's terminal, and what was shown on it.
+    let on_a_terminal = |mut command: Command| {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let end = || Stdio::from(pty.slave.try_clone().unwrap());
+        let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        drop((pty.slave, command));
+        let (mut master, mut shown) = (fs::File::from(pty.master), Vec::new());
+        // EIO: the last user of the other end has gone.
+        let _ = master.read_to_end(&mut shown);
+        let code = child.wait().unwrap().code().unwrap_or(-1);
+        common::Output { code, out: String::from_utf8_lossy(&shown).into_owned(), err: String::new() }
     };
-    let oci = |bundle: &Bundle, words: &str| format!("{PROGRAM} --root {} {words}", bundle.states().display());
     let bundle = Bundle::new(json!({"process": {"terminal": true, "args": ["sh", "-c", "tty; exit 3"]}}));
-    let run = on_a_terminal(oci(&bundle, &format!("run -b {} {}", bundle.path().display(), bundle.id)));
+    let path = bundle.path().to_str().unwrap();
+    let run = on_a_terminal(bundle.command(&["run", "-b", path, &bundle.id]));
     assert!(run.code == 3 && run.out.contains("/dev/pts/0"), "{run:?}");
     bundle.assert_gone();
     let bundle = running();
-    let exec = on_a_terminal(oci(&bundle, &format!("exec -t {} sh -c 'tty; exit 4'", bundle.id)));
+    let exec = on_a_terminal(bundle.command(&["exec", "-t", &bundle.id, "sh", "-c", "tty; exit 4"]));
     assert!(exec.code == 4 && exec.out.contains("/dev/pts/"), "{exec:?}");
+}
+
+/// CapInh, CapPrm, CapEff, CapBnd and CapAmb of a process that is run with these flags.
+fn capabilities(bundle: &Bundle, flags: &[&str]) -> [u64; 5] {
+    let words: Vec<&str> = flags.iter().copied().chain([bundle.id.as_str(), "cat", "/proc/self/status"]).collect();
+    let text = bundle.exec(&words).ok();
+    ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    })
+}
+
+#[test]
+fn a_capability_that_is_added_is_ambient_only_where_it_is_inheritable() {
+    let none = json!([]);
+    let bundle = Bundle::new(json!({"process": {"capabilities":
+        {"bounding": none, "effective": none, "inheritable": none, "permitted": none, "ambient": none}}}));
+    bundle.create();
+    bundle.start();
+    assert_eq!(capabilities(&bundle, &[]), [0; 5]);
+    let two = 1 << 5 | 1 << 29;
+    assert_eq!(capabilities(&bundle, &["--cap=CAP_KILL", "--cap=CAP_AUDIT_WRITE"]), [0, two, two, two, 0]);
+    let bundle = Bundle::new(json!({"process": {"capabilities": {
+        "bounding": ["CAP_KILL", "CAP_CHOWN", "CAP_SYSLOG"], "effective": none, "inheritable": ["CAP_CHOWN"],
+        "permitted": ["CAP_KILL", "CAP_CHOWN"], "ambient": ["CAP_CHOWN"]}}}));
+    bundle.create();
+    bundle.start();
+    let bounding = 0x4_0000_0021;
+    // Ambient capabilities keep the kernel from giving root all that is bounding (capabilities(7)).
+    assert_eq!(capabilities(&bundle, &[])[3..], [bounding, 1]);
+    let [inheritable, permitted, effective, bound, ambient] = capabilities(&bundle, &["--cap=CAP_SYSLOG"]);
+    assert_eq!((inheritable, bound, ambient), (1, bounding, 1));
+    assert!(permitted & effective & 1 << 34 != 0, "{permitted:x} {effective:x}");
+}
+
+#[test]
+fn an_exec_goes_where_it_is_sent_below_the_containers_cgroup() {
+    let bundle = running();
+    let id = bundle.id.as_str();
+    for wrong in ["..", "notexistspath", "cpu:notexistspath", "waaaaat:/", "a:b:c"] {
+        let failed = bundle.exec(&["--cgroup", wrong, id, "true"]);
+        assert_eq!(failed.code, 255, "{wrong}: {failed:?}");
+    }
+    bundle.exec(&["--cgroup", "..", id, "true"]).fails("exec failed: .. is not a sub cgroup path");
+    bundle.exec(&["--cgroup", "waaaaat:/", id, "true"]).fails("unknown controller waaaaat in SubCgroupPaths");
+    assert_eq!(bundle.exec(&["--cgroup=/", id, "echo", "x"]).ok(), "x\n");
+    let dirs = bundle.cgroup_dirs();
+    for dir in &dirs {
+        fs::create_dir(dir.join("below")).unwrap();
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if let Ok(value) = fs::read_to_string(dir.join(file)) {
+                // v1: a new cpuset has none; v2 has what the parent has.
+                let _ = fs::write(dir.join("below").join(file), value.trim());
+            }
+        }
+    }
+    let is_below = |text: &str| text.lines().filter(|line| line.ends_with("/below")).count();
+    let everywhere = bundle.exec(&["--cgroup", "below", id, "cat", "/proc/self/cgroup"]).ok();
+    assert!(is_below(&everywhere) >= dirs.len().min(8), "{everywhere}");
+    let v1 = fs::read_to_string("/proc/self/cgroup").unwrap().contains(":pids:");
+    if v1 {
+        let one = bundle.exec(&["--cgroup", "pids:below", "--cgroup", "cpu:/", id, "cat", "/proc/self/cgroup"]).ok();
+        assert_eq!(is_below(&one), 1, "{one}");
+        let both = bundle.exec(&["--cgroup", "pids:below", "--cgroup", "below", id, "true"]);
+        both.fails("missing <controller>: prefix");
+    }
+    until("the execs have left", || {
+        dirs.iter().all(|dir| fs::remove_dir(dir.join("below")).is_ok() || !dir.join("below").exists())
+    });
+}
+
+#[test]
+fn an_exec_into_a_paused_container_may_wait_for_its_resume() {
+    let bundle = running();
+    bundle.oci(&["pause", &bundle.id]).ok();
+    bundle.exec(&[&bundle.id, "true"]).fails("cannot exec in a paused container (use --ignore-paused to override)");
+    let mut command = bundle.command(&["exec", "--ignore-paused", &bundle.id, "echo", "let in"]);
+    let mut waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("it is among the container's", || {
+        let pids: Vec<i32> = serde_json::from_str(&bundle.oci(&["ps", "-f", "json", &bundle.id]).ok()).unwrap();
+        pids.len() == 2
+    });
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(waiting.try_wait().unwrap().is_none(), "it does nothing before");
+    assert_eq!(bundle.status(), "paused");
+    bundle.oci(&["resume", &bundle.id]).ok();
+    let told = waiting.wait_with_output().unwrap();
+    assert_eq!((told.status.code(), String::from_utf8_lossy(&told.stdout).as_ref()), (Some(0), "let in\n"), "{told:?}");
+}
+
+#[test]
+fn with_debug_an_exec_tells_its_first_cpus() {
+    let bundle = Bundle::new(json!({"process": {"execCPUAffinity": {"initial": "0"}}}));
+    bundle.create();
+    bundle.start();
+    let told = bundle.oci(&["--debug", "exec", &bundle.id, "true"]);
+    assert!(told.code == 0 && told.err.contains("affinity: 0x1"), "{told:?}");
+    bundle.exec(&[&bundle.id, "true"]).ok();
+}
+
+#[test]
+fn a_root_that_is_moved_is_as_one_that_is_pivoted() {
+    // Nothing of the host's procfs is below: its processes are the container's own.
+    let bundle = Bundle::shell("ls / | grep -c host-only; ls /proc | grep -c '^[0-9]'; true");
+    let path = bundle.path().to_str().unwrap();
+    let run = bundle.oci(&["run", "--no-pivot", "-b", path, &bundle.id]);
+    let lines: Vec<&str> = run.out.lines().collect();
+    assert_eq!((run.code, lines[0], run.err.as_str()), (0, "0", ""), "{run:?}");
+    assert!(lines[1].parse::<u32>().unwrap() < 8, "{run:?}");
+    bundle.assert_gone();
+    let mut config = bundle.config();
+    config["linux"]["rootfsPropagation"] = json!("private");
+    bundle.configure(&config);
+    bundle
+        .quiet(&["create", "-b", path, "--no-pivot", &bundle.id])
+        .fails("rootfsPropagation of [r]private is not safe without pivot_root");
 }

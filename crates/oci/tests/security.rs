@@ -175,3 +175,113 @@ fn a_passed_directory_is_no_working_directory() {
         bundle.assert_gone();
     }
 }
+
+/// A container with its own PID namespace that another one joins by path; `capabilities` are the first one's.
+fn joined(capabilities: Value, change: Value) -> (Bundle, Bundle) {
+    let sets = json!({"bounding": capabilities, "effective": capabilities, "permitted": capabilities});
+    let first = Bundle::new(json!({"process": {"capabilities": sets}}));
+    first.create();
+    first.start();
+    let second = Bundle::new(json!({}));
+    let mut config = second.config();
+    for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+        if namespace["type"] == "pid" {
+            namespace["path"] = json!(format!("/proc/{}/ns/pid", first.pid()));
+        }
+    }
+    merge(&mut config, change);
+    second.configure(&config);
+    (first, second)
+}
+
+#[test]
+fn a_container_that_joins_a_pid_namespace_by_path_sees_it_and_only_it() {
+    let script = "echo pid $$; cat /proc/self/stat | head -c 8; echo; ls /proc | grep -c '^[0-9]'; cat /proc/1/cmdline; \
+                  test -r /proc/kcore && wc -c < /proc/kcore; mount | grep -c ' on /proc '";
+    let hooks = json!({"prestart": [{"path": "/bin/sh", "args": ["sh", "-c", "cat > $0", "STATE"]}]});
+    for with_hooks in [false, true] {
+        let (first, second) = joined(json!(["CAP_SYS_PTRACE"]), json!({"process": {"args": ["sh", "-c", script]}}));
+        if with_hooks {
+            let mut config = second.config();
+            config["hooks"] = hooks.clone();
+            config["hooks"]["prestart"][0]["args"][3] = json!(second.path().join("told"));
+            config["hooks"]["startContainer"] = json!([{"path": "/bin/true"}]);
+            second.configure(&config);
+        }
+        let ran = second.run();
+        let lines: Vec<&str> = ran.out.lines().collect();
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let pid: i32 = lines[0].strip_prefix("pid ").unwrap().parse().unwrap();
+        // The first one, we, and what we started.
+        assert!(pid > 1 && ran.out.contains("sleep\u{0}1000000"), "{ran:?}");
+        assert!((2..=5).contains(&lines[2].parse::<i32>().unwrap()), "{ran:?}");
+        assert!(ran.out.ends_with("\u{0}1\n") || ran.out.ends_with("\u{0}0\n1\n"), "kcore masked, one /proc: {ran:?}");
+        if with_hooks {
+            let told: Value = serde_json::from_slice(&fs::read(second.path().join("told")).unwrap()).unwrap();
+            assert!(told["pid"].as_i64().unwrap() > 1, "{told}");
+        }
+        assert_eq!(first.status(), "running");
+    }
+}
+
+/// The life of such a container: created, started, exec'd into, killed and deleted as any other.
+#[test]
+fn a_container_in_anothers_pid_namespace_lives_as_any_other() {
+    let (first, second) = joined(json!(["CAP_SYS_PTRACE"]), json!({}));
+    second.create();
+    assert_eq!(second.status(), "created");
+    let created = second.pid();
+    let own = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap();
+    assert_eq!(own(created), own(first.pid()), "at the gate it is inside");
+    second.start();
+    assert_eq!((second.status(), second.pid()), ("running".to_owned(), created));
+    assert_eq!(second.exec(&[&second.id, "echo", "hello"]).ok(), "hello\n");
+    assert!(second.exec(&[&second.id, "cat", "/proc/1/cmdline"]).ok().starts_with("sleep"));
+    second.oci(&["kill", &second.id, "KILL"]).ok();
+    second.wait_for("stopped");
+    second.oci(&["delete", &second.id]).ok();
+    assert_eq!(first.status(), "running", "the first one goes on");
+}
+
+#[path = "../../container/tests/tracer/mod.rs"]
+mod tracer;
+
+/// Design §4 for killick-oci: somebody in the PID namespace seizes every new process while `round` makes some. Without
+/// the birth from outside (`born_outside` in `bundle.rs`) it finds every capability of the host, the caller's environment
+/// and directories within the first few.
+fn under_attack(seized: u32, round: impl Fn(&Bundle, &Bundle)) {
+    use killick_sys::ns::{self, NamespaceKind};
+    use std::os::fd::AsFd;
+    let (first, second) =
+        joined(json!(["CAP_SYS_PTRACE"]), json!({"process": {"args": ["true"], "capabilities": null}}));
+    let roots = [format!("/proc/{}/root", first.pid()), second.rootfs().display().to_string()];
+    let roots = roots.map(|path| tracer::identity(&path));
+    let pids = ns::open_of(first.pid(), NamespaceKind::Pid).unwrap();
+    let visit = ns::enter(pids.as_fd(), NamespaceKind::Pid).unwrap();
+    let mut attacker = killick_sys::spawn::worker(tracer::ATTACK + std::time::Duration::from_secs(20), || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        killick_sys::mount::change("/".as_ref(), libc::MS_REC | libc::MS_PRIVATE).unwrap();
+        Ok(tracer::attack(|seen| seen.seized >= seized, &roots, b"no such secret"))
+    })
+    .unwrap();
+    drop(visit);
+    let mut rounds = 0;
+    let seen = loop {
+        if let Some(seen) = attacker.poll(std::time::Instant::now()) {
+            break seen.unwrap();
+        }
+        round(&first, &second);
+        rounds += 1;
+    };
+    seen.assert_nothing(seized / 2, rounds);
+}
+
+#[test]
+fn an_attacker_with_ptrace_sees_nothing_of_killick_oci_exec() {
+    under_attack(40, |first, _| assert_eq!(first.exec(&[&first.id, "true"]).code, 0));
+}
+
+#[test]
+fn an_attacker_with_ptrace_sees_nothing_of_a_container_that_joins_its_pid_namespace() {
+    under_attack(40, |_, second| assert_eq!(second.run().code, 0));
+}

@@ -147,12 +147,17 @@ impl CapSets {
 
 /// The capabilities that this kernel knows: asked of the kernel, since a container's /proc may be masked.
 pub fn supported() -> CapSet {
-    CapSet((0..64).filter(|n| bounding_read(*n).is_ok()).fold(0, |set, n| set | 1 << n))
+    CapSet(known().fold(0, |set, (n, _)| set | 1 << n))
 }
 
 /// This thread's bounding set.
 pub fn bounding() -> CapSet {
-    CapSet((0..64).filter(|n| bounding_read(*n) == Ok(true)).fold(0, |set, n| set | 1 << n))
+    CapSet(known().filter(|(_, is_set)| *is_set).fold(0, |set, (n, _)| set | 1 << n))
+}
+
+/// Numbers have no gaps: the first that is refused ends them.
+fn known() -> impl Iterator<Item = (u32, bool)> {
+    (0..64).map_while(|n| bounding_read(n).ok().map(|is_set| (n, is_set)))
 }
 
 /// This thread's effective, permitted and inheritable sets.
@@ -185,14 +190,19 @@ pub fn drop_bounding(drop: CapSet) -> Result<(), Errno> {
 
 /// Sets effective, permitted and inheritable. After setuid: see `keep_caps`.
 pub fn set(sets: &CapSets) -> Result<(), Errno> {
+    let (header, data) = raw(sets);
+    // SAFETY: header and data are valid for version 3, which reads two elements.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }).map(drop)
+}
+
+/// What capset(2) takes for this thread.
+pub(crate) fn raw(sets: &CapSets) -> ([CapHeader; 1], [CapData; 2]) {
     let half = |shift: u32| CapData {
         effective: (sets.effective.0 >> shift) as u32,
         permitted: (sets.permitted.0 >> shift) as u32,
         inheritable: (sets.inheritable.0 >> shift) as u32,
     };
-    let data = [half(0), half(32)];
-    // SAFETY: header and data are valid for version 3, which reads two elements.
-    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &CapHeader::this_thread(), data.as_ptr()) }).map(drop)
+    ([CapHeader::this_thread()], [half(0), half(32)])
 }
 
 /// Empties the ambient set and raises `ambient` in it. Returns what could not be raised: a warning, never a failure,
@@ -208,6 +218,11 @@ pub fn set_ambient(ambient: CapSet) -> CapSet {
         }
     }
     refused
+}
+
+/// Whether the kernel has ambient capabilities (4.3).
+pub fn has_ambient() -> bool {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as libc::c_ulong, 0).is_ok()
 }
 
 /// Keeps the permitted set over the next setuid away from 0; execve clears the flag.
@@ -226,7 +241,8 @@ fn prctl(option: libc::c_int, a: libc::c_ulong, b: u32) -> Result<libc::c_int, E
 }
 
 #[repr(C)]
-struct CapHeader {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CapHeader {
     version: u32,
     pid: libc::c_int,
 }
@@ -240,7 +256,7 @@ impl CapHeader {
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-struct CapData {
+pub(crate) struct CapData {
     effective: u32,
     permitted: u32,
     inheritable: u32,

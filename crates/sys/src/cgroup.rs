@@ -102,7 +102,12 @@ pub fn rmdir(path: &Path) -> Result<bool, CgroupFileError> {
 
 /// The cgroups directly below `path`, in no order.
 pub fn children(path: &Path) -> Result<Vec<PathBuf>, CgroupFileError> {
+    use std::os::unix::fs::MetadataExt;
     let mut found = Vec::new();
+    // A cgroup's directory counts its children: itself, its name above, and one link from each.
+    if fs::metadata(path).is_ok_and(|dir| dir.nlink() == 2) {
+        return Ok(found);
+    }
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),

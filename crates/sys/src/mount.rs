@@ -31,6 +31,7 @@ const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
+const FSCONFIG_SET_FD: u32 = 5;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
 /// Below /proc nothing may be mounted but what lxcfs gives (oci.md §1.3.3): whoever mounts over a file of procfs
@@ -161,6 +162,19 @@ pub fn attributes(flags: u64) -> u64 {
     table.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |attributes, (_, attribute)| attributes | attribute)
 }
 
+/// `MOUNT_ATTR_*` to `MS_*`.
+pub fn flags(attributes: u64) -> u64 {
+    let table = [
+        (libc::MS_RDONLY, MOUNT_ATTR_RDONLY),
+        (libc::MS_NOSUID, MOUNT_ATTR_NOSUID),
+        (libc::MS_NODEV, MOUNT_ATTR_NODEV),
+        (libc::MS_NOEXEC, MOUNT_ATTR_NOEXEC),
+        (libc::MS_NODIRATIME, MOUNT_ATTR_NODIRATIME),
+        (MS_NOSYMFOLLOW, MOUNT_ATTR_NOSYMFOLLOW),
+    ];
+    table.iter().filter(|(_, attribute)| attributes & attribute != 0).fold(0, |flags, (flag, _)| flags | flag)
+}
+
 /// A detached copy of the mount at `path` (relative to `dir`, or `dir` itself when empty).
 #[allow(unsafe_code)]
 pub fn clone_tree(dir: Option<BorrowedFd<'_>>, path: &Path, recursive: bool) -> Result<OwnedFd> {
@@ -274,6 +288,16 @@ impl NewFilesystem {
 
     pub fn set_flag(&self, key: &str) -> Result<()> {
         self.config(FSCONFIG_SET_FLAG, key, None)
+    }
+
+    /// An option that is a descriptor: procfs's `pidns` (6.17).
+    #[allow(unsafe_code)]
+    pub fn set_fd(&self, key: &str, value: BorrowedFd<'_>) -> Result<()> {
+        let (key_c, none) = (c_string(key.as_bytes())?, std::ptr::null::<libc::c_char>());
+        let (context, command, value_raw) = (self.context.as_raw_fd(), FSCONFIG_SET_FD, value.as_raw_fd());
+        // SAFETY: the string outlives the call.
+        let done = unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key_c.as_ptr(), none, value_raw) };
+        check(done, || format!("fsconfig({}, {key:?}, {})", self.fstype, describe(value))).map(drop)
     }
 
     /// Options as mount(2) takes them: `mode=755,size=64k`, `newinstance`.

@@ -135,13 +135,22 @@ impl Drop for Visit {
     }
 }
 
-/// Enters until the visit is dropped. For `Pid`: children born meanwhile are born inside.
-/// Never hold it across an await point.
+/// Enters until the visit is dropped. For `Pid`: children born meanwhile are born inside; the descriptor may be a pidfd
+/// of a process in there (5.8). Never hold it across an await point.
 pub fn enter(fd: BorrowedFd<'_>, kind: NamespaceKind) -> Result<Visit> {
     // For PID the way back is our own, not that of children: nobody visits from within a visit.
-    let home = open_own(kind)?;
+    let by_pidfd = (kind == NamespaceKind::Pid).then(home_by_pidfd).flatten();
+    let home = by_pidfd.map_or_else(|| open_own(kind), Ok)?;
     join(fd, kind)?;
     Ok(Visit { home, kind })
+}
+
+/// A pidfd of ours, if this kernel takes it for a PID namespace: cheaper than to open one in /proc. That it does is
+/// tried by going where we are.
+fn home_by_pidfd() -> Option<OwnedFd> {
+    let own = crate::pidfd::pidfd_open(nix::unistd::getpid().as_raw()).ok()?;
+    join(own.as_fd(), NamespaceKind::Pid).ok()?;
+    Some(own)
 }
 
 /// Unshares a namespace for the children born until the visit is dropped (PID only makes sense here).

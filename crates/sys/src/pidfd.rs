@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How a process ended.
@@ -48,10 +49,18 @@ const REAP_WAIT: Duration = Duration::from_secs(5);
 pub struct PidFd {
     fd: Option<OwnedFd>,
     pid: i32,
-    start_time: u64,
+    /// Asked when it is wanted, by which time the process must not be reaped; at once where it stands for the pidfd.
+    start_time: OnceLock<u64>,
 }
 
 impl PidFd {
+    /// A copy of one of its descriptors (`pidfd_getfd`, 5.6); EBADF when it has none of that number.
+    pub fn get_fd(&self, number: RawFd) -> Result<OwnedFd> {
+        let call = || format!("pidfd_getfd({}, {number})", self.pid);
+        let pidfd = self.fd.as_ref().ok_or_else(|| Error::new(call(), Errno::ENOSYS))?;
+        pidfd_getfd(pidfd.as_fd(), number)
+    }
+
     /// Opens a process by number. ESRCH: there is none. The caller makes sure that the number is still the one it
     /// means (it is the unreaped parent's right, or it compares `start_time` after opening: `open_verified`).
     pub fn open(pid: i32) -> Result<Self> {
@@ -60,14 +69,14 @@ impl PidFd {
             Err(error) if error.is_refused() => None,
             Err(error) => return Err(error),
         };
-        let start_time = start_time(pid)?;
+        let start_time = OnceLock::from(start_time(pid)?);
         Ok(Self { fd, pid, start_time })
     }
 
     /// Opens a process only if it is the one that was recorded.
     pub fn open_verified(pid: i32, expected_start_time: u64) -> Result<Self> {
         let opened = Self::open(pid)?;
-        if opened.start_time == expected_start_time {
+        if opened.start_time() == expected_start_time {
             Ok(opened)
         } else {
             Err(Error::new(format!("pidfd_open({pid}) with start time {expected_start_time}"), Errno::ESRCH))
@@ -77,9 +86,11 @@ impl PidFd {
     /// A child just born: `fd` from CLONE_PIDFD, or None to try pidfd_open.
     pub(crate) fn adopt(pid: i32, fd: Option<OwnedFd>) -> Self {
         let fd = fd.or_else(|| pidfd_open(pid).ok());
-        // The child may be a zombie by now, but it is unreaped, so /proc still tells its start.
-        let start_time = start_time(pid).unwrap_or(0);
-        Self { fd, pid, start_time }
+        let adopted = Self { fd, pid, start_time: OnceLock::new() };
+        if adopted.fd.is_none() {
+            adopted.start_time();
+        }
+        adopted
     }
 
     pub fn try_clone(&self) -> Result<Self> {
@@ -87,16 +98,17 @@ impl PidFd {
             Some(fd) => Some(fd.try_clone().call(|| format!("fcntl({}, F_DUPFD_CLOEXEC)", fd.as_raw_fd()))?),
             None => None,
         };
-        Ok(Self { fd, pid: self.pid, start_time: self.start_time })
+        Ok(Self { fd, pid: self.pid, start_time: self.start_time.clone() })
     }
 
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Field 22 of /proc/PID/stat: clock ticks since boot.
+    /// Field 22 of /proc/PID/stat: clock ticks since boot; 0: first asked when the process was gone. A zombie still
+    /// has it.
     pub fn start_time(&self) -> u64 {
-        self.start_time
+        *self.start_time.get_or_init(|| start_time(self.pid).unwrap_or(0))
     }
 
     /// Readable once the process has ended. None on kernels without pidfds: then call `wait` on SIGCHLD.
@@ -136,7 +148,7 @@ impl PidFd {
 
     #[allow(unsafe_code)]
     fn kill_verified(&self, signal: i32) -> Result<libc::c_long> {
-        if start_time(self.pid)? != self.start_time {
+        if start_time(self.pid)? != self.start_time() {
             return Err(Error::new(format!("kill({}, {signal})", self.pid), Errno::ESRCH));
         }
         // SAFETY: kill(2) touches no memory of ours.
@@ -212,10 +224,14 @@ impl PidFd {
         }))
     }
 
-    /// Whether it still runs (a zombie does not). For processes that are not our children.
+    /// Whether it still runs (a zombie does not). For processes that are not our children, too.
     pub fn is_running(&self) -> bool {
+        if let Some(fd) = self.as_fd() {
+            use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+            return poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0);
+        }
         match proc_stat(self.pid) {
-            Ok((state, start)) => start == self.start_time && state != 'Z' && state != 'X',
+            Ok((state, start)) => start == self.start_time() && state != 'Z' && state != 'X',
             Err(_) => false,
         }
     }
@@ -262,7 +278,14 @@ impl PidFd {
 }
 
 #[allow(unsafe_code)]
-fn pidfd_open(pid: i32) -> Result<OwnedFd> {
+fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let got = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    check(got, || format!("pidfd_getfd({number})")).map(|fd| own(fd as RawFd))
+}
+
+#[allow(unsafe_code)]
+pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: no memory is passed.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     check(opened, || format!("pidfd_open({pid}, 0)")).map(|fd| own(fd as RawFd))

@@ -53,6 +53,17 @@ pub(crate) fn set_affinity(cpus: &[usize]) -> Result<()> {
     check(done, || format!("sched_setaffinity(0, {cpus:?})")).map(drop)
 }
 
+/// As many as a kernel can be built for; what is not there is left out by it.
+pub(crate) const ALL_CPUS: [usize; 8192 / usize::BITS as usize] = [usize::MAX; 8192 / usize::BITS as usize];
+
+/// Every cpu that the cgroup has.
+pub(crate) fn all_cpus() -> Result<()> {
+    let mask = ALL_CPUS;
+    // SAFETY: pointer and length are the array's, which outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&mask), mask.as_ptr()) };
+    check(done, || "sched_setaffinity(0, all)".into()).map(drop)
+}
+
 /// Joins, or makes, the session keyring of this name, so that the caller's is not seen.
 pub(crate) fn join_session_keyring(name: &str) -> Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_int = 1;

@@ -51,6 +51,29 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Some of its calls are answered by another process, through a listener.
+    pub fn listens(&self) -> bool {
+        self.flags & FLAG_NEW_LISTENER != 0
+    }
+
+    /// As `load`, for a filter that listens: its listener, with O_CLOEXEC. (5.0)
+    pub(crate) fn load_listener(&self) -> Result<std::os::fd::OwnedFd, Errno> {
+        let len = u16::try_from(self.program.len()).map_err(|_| Errno::EINVAL)?;
+        let program = libc::sock_fprog { len, filter: self.program.as_ptr().cast_mut().cast() };
+        // SAFETY: the program outlives the call; the kernel copies and checks it, and only reads.
+        let loaded = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, self.flags, &program) };
+        Errno::result(loaded).map(|fd| crate::fd::own(fd as std::os::fd::RawFd))
+    }
+}
+
+/// What is open is a filter's listener.
+pub fn is_listener(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    use std::os::fd::AsRawFd;
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    target.is_ok_and(|target| target.to_string_lossy().contains("seccomp notify"))
+}
+
 /// Whether this kernel takes a filter flag: a null program is EFAULT when the flag is known, EINVAL when not.
 pub fn flag_is_supported(flag: u32) -> bool {
     let none = std::ptr::null::<libc::sock_fprog>();

@@ -203,8 +203,38 @@ fn open_same_mount_by_id(dir: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> Resu
     }
 }
 
-/// `mnt_id` of `/proc/self/fdinfo/N`: tells two mounts of one file system apart, which a device number does not.
+/// The mount that is open here: tells two mounts of one file system apart, which a device number does not. `mnt_id` of
+/// `/proc/self/fdinfo/N` (3.15), else what name_to_handle_at tells of file systems that can be exported.
 pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    match mount_id_by_fdinfo(fd) {
+        Err(Errno::EIO) => mount_id_by_handle(fd),
+        result => result,
+    }
+}
+
+fn mount_id_by_handle(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    // `struct file_handle` with room for no handle: the answer is EOVERFLOW and the mount.
+    let mut handle = [0u32; 2];
+    let mut id: libc::c_int = -1;
+    let empty = c"".as_ptr();
+    // SAFETY: the kernel reads and writes the two numbers of the handle, and one more; all outlive the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_raw_fd(),
+            empty,
+            handle.as_mut_ptr(),
+            &raw mut id,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    match Errno::result(done) {
+        Ok(_) | Err(Errno::EOVERFLOW) => u64::try_from(id).map_err(|_| Errno::EIO),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn mount_id_by_fdinfo(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
     let text = fs::read_to_string(path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).ok_or(Errno::EIO)
@@ -247,6 +277,15 @@ mod tests {
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].ends_with("something is mounted there"), "{errors:?}");
         assert!(!dir.path().join("top/plain").exists(), "the rest goes nevertheless");
+    }
+
+    #[test]
+    fn a_mount_has_the_same_number_in_both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path(), Path::new("/"), Path::new("/dev")] {
+            let opened = open_dir(path);
+            assert_eq!(mount_id_by_handle(opened.as_fd()), mount_id_by_fdinfo(opened.as_fd()), "{}", path.display());
+        }
     }
 
     #[test]

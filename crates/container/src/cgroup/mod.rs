@@ -12,21 +12,26 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
-use killick_sys::cgroup::{self as files};
+use killick_sys::cgroup::{self as files, Hierarchy};
 pub use killick_sys::cgroup::{Attach, CgroupFileError, Layout};
 
 use crate::devices::DeviceError;
 use crate::resources::{self, ResourceError, Tolerate, Version, Write};
+use crate::systemd::{SystemdError, Unit, properties};
 
 mod kill;
 mod leaf;
 mod oom;
+mod place;
 mod stats;
+mod unit;
 
 pub use kill::Kill;
 pub use leaf::{Leaf, LeafPool};
 pub use oom::{OomNotice, OomWatch};
+pub use place::Below;
 pub use stats::*;
+pub use unit::{LastSeen, UnitStart};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -50,6 +55,8 @@ pub enum CgroupError {
     Resources(#[from] ResourceError),
     #[error(transparent)]
     Devices(#[from] DeviceError),
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     #[error("{what} {}: not done before the deadline; {left} process(es) left", .path.display())]
     Deadline { what: &'static str, path: PathBuf, left: usize },
 }
@@ -62,6 +69,9 @@ pub struct Cgroup {
     path: PathBuf,
     /// Whether the v2 tree holds this cgroup too: always on pure v2, on a hybrid host only where a limit needs it.
     unified: bool,
+    /// systemd makes, changes and ends it, over D-Bus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<Unit>,
 }
 
 /// v2 controllers that are enabled for children, where the host has them.
@@ -107,7 +117,7 @@ impl Cgroup {
         if layout.v1.is_empty() && layout.unified.is_none() {
             return Err(CgroupError::NoHierarchy);
         }
-        let mut cgroup = Cgroup { layout: layout.clone(), path: clean, unified: layout.is_v2() };
+        let mut cgroup = Cgroup { layout: layout.clone(), path: clean, unified: layout.is_v2(), unit: None };
         cgroup.unified = cgroup.unified || cgroup.unified_dir().is_some_and(|dir| dir.is_dir());
         Ok(cgroup)
     }
@@ -121,8 +131,16 @@ impl Cgroup {
         &self.layout
     }
 
-    /// Changes limits of a running container. Devices are changed only when `resources` lists some.
-    pub fn set(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+    /// The unit of systemd's that it is.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
+    }
+
+    /// Changes limits of a running container. Devices are changed only when `resources` lists some. Warnings: what an old
+    /// systemd does not know.
+    pub fn set(&self, resources: &LinuxResources) -> Result<Vec<String>, CgroupError> {
+        let rounded = self.unit.as_ref().map(|_| properties::rounded(resources));
+        let resources = rounded.as_ref().unwrap_or(resources);
         let writes = resources::plan(resources, |controller| version_of(&self.layout, controller))?;
         if let Some(memory) = resources.memory()
             && memory.check_before_update() == Some(true)
@@ -131,10 +149,20 @@ impl Cgroup {
         {
             return Err(CgroupError::BelowUsage { limit });
         }
+        let warnings = match &self.unit {
+            Some(unit) => self.set_unit(unit, resources)?,
+            None => Vec::new(),
+        };
         if resources.devices().is_some() {
             crate::devices::apply(self, resources)?;
         }
-        self.carry_out(&writes)
+        self.carry_out(&writes)?;
+        Ok(warnings)
+    }
+
+    /// The cgroup is there: in the hierarchy by which its processes are known.
+    pub fn exists(&self) -> bool {
+        self.primary().dir.is_dir()
     }
 
     /// What a child needs to enter by itself: the v1 `tasks` files open, the v2 directory.
@@ -210,8 +238,14 @@ impl Cgroup {
         }
     }
 
-    /// Removes the cgroup, waiting while it is busy.
+    /// Removes the cgroup, waiting while it is busy. A unit is stopped first; what systemd leaves is removed even when it
+    /// does not answer.
     pub fn remove(&self, deadline: Instant) -> Result<(), CgroupError> {
+        let stopped = self.unit.as_ref().map_or(Ok(()), |unit| Cgroup::stop_unit(unit, deadline));
+        self.remove_dirs(deadline.max(Instant::now() + unit::FILES_LEAST)).and(stopped)
+    }
+
+    fn remove_dirs(&self, deadline: Instant) -> Result<(), CgroupError> {
         let left = wait_until(deadline, || Ok(usize::from(!self.remove_step()?)))?;
         if left == 0 { Ok(()) } else { Err(self.late("remove", self.processes()?.len())) }
     }
@@ -283,6 +317,14 @@ impl Cgroup {
     /// All counters, in the shape that containerd has for this host's cgroup version.
     pub fn stats(&self) -> Result<Metrics, CgroupError> {
         stats::read(self)
+    }
+
+    /// A file of the cgroup in the hierarchy that carries `controller`; None where there is none.
+    pub fn file(&self, controller: &str, name: &str) -> Result<Option<String>, CgroupError> {
+        match self.dir_of(controller) {
+            Some((dir, _)) => Ok(files::read_if_present(&dir.join(name))?),
+            None => Ok(None),
+        }
     }
 
     /// Leaf cgroups for execs into this container.
@@ -367,7 +409,16 @@ impl Cgroup {
 
     /// Makes the directories, from the roots down. `made` gets each that was not there before.
     fn make(&self, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
-        for hierarchy in &self.layout.v1 {
+        self.make_v1(made, |_| true)?;
+        if let Some(unified) = self.layout.unified.as_ref().filter(|_| self.unified) {
+            let wanted: Vec<&str> = V2_CONTROLLERS.into_iter().filter(|c| self.layout.unified_has(c)).collect();
+            self.make_below(&unified.mount_point, made, |parent, _, _| enable_controllers(parent, &wanted))?;
+        }
+        Ok(())
+    }
+
+    fn make_v1(&self, made: &mut Vec<PathBuf>, wanted: impl Fn(&Hierarchy) -> bool) -> Result<(), CgroupError> {
+        for hierarchy in self.layout.v1.iter().filter(|hierarchy| wanted(hierarchy)) {
             let cpuset = hierarchy.has("cpuset");
             // A pod's second container finds all parents made: one call instead of three.
             let leaf = hierarchy.mount_point.join(&self.path);
@@ -388,10 +439,6 @@ impl Cgroup {
                 }
                 Ok(())
             })?;
-        }
-        if let Some(unified) = self.layout.unified.as_ref().filter(|_| self.unified) {
-            let wanted: Vec<&str> = V2_CONTROLLERS.into_iter().filter(|c| self.layout.unified_has(c)).collect();
-            self.make_below(&unified.mount_point, made, |parent, _, _| enable_controllers(parent, &wanted))?;
         }
         Ok(())
     }

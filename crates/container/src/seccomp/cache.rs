@@ -4,8 +4,8 @@
 //! and a checksum. What does not read back exactly is compiled again: the cache can be deleted at any time.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use killick_sys::seccomp::{Filter, INSNS_MAX, Insn};
@@ -21,7 +21,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The filter for a profile, from `directory` or compiled and put there. The directory must be root's own (0700). A
 /// cache that cannot be read or written costs time, nothing else.
 pub fn compile_cached(directory: &Path, profile: &LinuxSeccomp, kernel: &Kernel) -> Result<Filter, SeccompError> {
-    let Some(key) = key(profile, kernel) else { return compile(profile, kernel) };
+    let key = key(profile, kernel).filter(|_| is_ours_alone(directory));
+    let Some(key) = key else { return compile(profile, kernel) };
     let file = directory.join(format!("{:016x}", checksum(&key)));
     if let Some(filter) = read(&file, &key) {
         return Ok(filter);
@@ -39,11 +40,23 @@ fn key(profile: &LinuxSeccomp, kernel: &Kernel) -> Option<Vec<u8>> {
     Some(key)
 }
 
+/// The checksum finds accidents. Against a forger there is only this: nobody else can write here.
+fn is_ours_alone(directory: &Path) -> bool {
+    fs::symlink_metadata(directory).is_ok_and(|metadata| metadata.is_dir() && is_closed(&metadata))
+}
+
+fn is_closed(metadata: &fs::Metadata) -> bool {
+    metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o022 == 0
+}
+
 fn read(file: &Path, key: &[u8]) -> Option<Filter> {
-    if fs::metadata(file).ok()?.len() > FILE_BYTES_MAX {
+    let mut opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(file).ok()?;
+    let metadata = opened.metadata().ok()?;
+    if !metadata.is_file() || !is_closed(&metadata) || metadata.len() > FILE_BYTES_MAX {
         return None;
     }
-    let bytes = fs::read(file).ok()?;
+    let mut bytes = Vec::new();
+    opened.read_to_end(&mut bytes).ok()?;
     let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
     if sum != checksum(body).to_le_bytes() {
         return None;
@@ -99,6 +112,32 @@ mod tests {
     use super::*;
     use crate::seccomp::default_profile;
     use killick_sys::caps::CapSet;
+
+    /// As the file of a forger who knows the format: it is taken from a directory of our own, and only there.
+    #[test]
+    fn nothing_is_believed_that_another_could_have_written() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let (profile, kernel) = (default_profile(CapSet::EMPTY, true), Kernel::NEWEST);
+        let filter = compile_cached(directory.path(), &profile, &kernel).unwrap();
+        let file = fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
+        let all = Insn { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 };
+        let forged = Filter { program: vec![all], flags: 0 };
+        write(&file, &key(&profile, &kernel).unwrap(), &forged).unwrap();
+        let get = || compile_cached(directory.path(), &profile, &kernel).unwrap();
+        assert_eq!(get(), forged, "root's own file in root's own directory");
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(directory.path(), 0o777);
+        assert_eq!(get(), filter, "a directory of everybody");
+        mode(directory.path(), 0o700);
+        mode(&file, 0o666);
+        assert_eq!(get(), filter, "a file of everybody");
+        assert_eq!(get(), filter, "which was written again");
+        fs::rename(&file, directory.path().join("other")).unwrap();
+        write(&directory.path().join("other"), &key(&profile, &kernel).unwrap(), &forged).unwrap();
+        symlink("other", &file).unwrap();
+        assert_eq!(get(), filter, "a link");
+    }
 
     #[test]
     fn a_filter_is_compiled_once_and_a_damaged_file_is_compiled_again() {

@@ -11,6 +11,7 @@ pub use killick_sys::seccomp::Filter;
 
 mod assemble;
 pub mod cache;
+pub(crate) mod listener;
 mod profile;
 mod rules;
 mod table;
@@ -18,14 +19,21 @@ mod table;
 mod tests;
 
 pub use profile::default_profile;
+use rules::Block;
 
 /// Changes whenever the same profile would compile to another program: part of the cache's key.
-pub const COMPILER_VERSION: u32 = 1;
+pub const COMPILER_VERSION: u32 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SeccompError {
-    #[error("linux.seccomp: SCMP_ACT_NOTIFY is not supported")]
+    #[error("linux.seccomp: SCMP_ACT_NOTIFY cannot be used as default action")]
+    NotifyDefault,
+    #[error("linux.seccomp: SCMP_ACT_NOTIFY cannot be used for the {0} syscall")]
+    NotifyFor(String),
+    #[error("linux.seccomp: this kernel has no SCMP_ACT_NOTIFY")]
     Notify,
+    #[error("linux.seccomp.listenerPath: is not set, and SCMP_ACT_NOTIFY needs it")]
+    NoListener,
     #[error("linux.seccomp: errnoRet {errno} with {action}, which returns none")]
     ErrnoWithout { errno: u32, action: LinuxSeccompAction },
     #[error("linux.seccomp: errnoRet {0} is larger than 65535")]
@@ -43,6 +51,8 @@ pub enum SeccompError {
 pub struct Kernel {
     pub has_log: bool,
     pub has_kill_process: bool,
+    /// `SCMP_ACT_NOTIFY` (5.0).
+    pub has_notify: bool,
     /// Filter flags that it takes (`killick_sys::seccomp::FLAG_…`).
     pub flags: u32,
 }
@@ -53,12 +63,13 @@ impl Kernel {
         Kernel {
             has_log: kernel::action_is_supported(rules::RET_LOG),
             has_kill_process: kernel::action_is_supported(rules::RET_KILL_PROCESS),
+            has_notify: kernel::action_is_supported(rules::RET_USER_NOTIF),
             flags: known.into_iter().filter(|flag| kernel::flag_is_supported(*flag)).fold(0, |all, flag| all | flag),
         }
     }
 
     /// The newest kernel that this code knows.
-    pub const NEWEST: Kernel = Kernel { has_log: true, has_kill_process: true, flags: 0b10_1111 };
+    pub const NEWEST: Kernel = Kernel { has_log: true, has_kill_process: true, has_notify: true, flags: 0b10_1111 };
 }
 
 /// Compiles a profile for the architectures it names, always including the one we were built for.
@@ -68,26 +79,34 @@ pub fn compile(profile: &LinuxSeccomp, kernel: &Kernel) -> Result<Filter, Seccom
     if program.len() > killick_sys::seccomp::INSNS_MAX {
         return Err(SeccompError::TooLong(program.len()));
     }
-    Ok(Filter { program, flags: flags(profile, kernel)? })
+    let asks = blocks.iter().any(Block::asks);
+    if asks && profile.listener_path().as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
+        return Err(SeccompError::NoListener);
+    }
+    let listener = if asks { kernel::FLAG_NEW_LISTENER } else { 0 };
+    Ok(Filter { program, flags: flags(profile, kernel, asks)? | listener })
 }
 
 /// Absent flags are not an empty list: then the speculation mitigation, costly and of no use here, is left off where
 /// the kernel can be told so, as runc does.
-fn flags(profile: &LinuxSeccomp, kernel: &Kernel) -> Result<u32, SeccompError> {
+fn flags(profile: &LinuxSeccomp, kernel: &Kernel, asks: bool) -> Result<u32, SeccompError> {
     let Some(listed) = profile.flags() else { return Ok(kernel::FLAG_SPEC_ALLOW & kernel.flags) };
     let mut flags = 0;
     for flag in listed {
         let bit = match flag {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => kernel::FLAG_LOG,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => kernel::FLAG_SPEC_ALLOW,
-            // The child that loads the filter has one thread, and there is no listener to wait for.
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync
-            | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => continue,
+            // The child that loads the filter has one thread.
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => continue,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => kernel::FLAG_WAIT_KILLABLE_RECV,
         };
         if kernel.flags & bit == 0 {
             return Err(SeccompError::Flag(*flag));
         }
-        flags |= bit;
+        // The kernel takes it only together with a listener.
+        if bit != kernel::FLAG_WAIT_KILLABLE_RECV || asks {
+            flags |= bit;
+        }
     }
     Ok(flags)
 }

@@ -11,6 +11,7 @@ pub(super) const RET_KILL_PROCESS: u32 = 0x8000_0000;
 pub(super) const RET_KILL_THREAD: u32 = 0;
 pub(super) const RET_TRAP: u32 = 0x0003_0000;
 pub(super) const RET_ERRNO: u32 = 0x0005_0000;
+pub(super) const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 pub(super) const RET_TRACE: u32 = 0x7ff0_0000;
 pub(super) const RET_LOG: u32 = 0x7ffc_0000;
 pub(super) const RET_ALLOW: u32 = 0x7fff_0000;
@@ -173,8 +174,21 @@ pub(super) struct Block {
     pub(super) ranges: Vec<(u32, Verdict)>,
 }
 
+impl Block {
+    /// Some call may be answered by somebody else.
+    pub(super) fn asks(&self) -> bool {
+        self.ranges.iter().any(|(_, verdict)| match verdict {
+            Verdict::Return(action) => *action == RET_USER_NOTIF,
+            Verdict::Rules { rules, .. } => rules.iter().any(|rule| rule.action == RET_USER_NOTIF),
+        })
+    }
+}
+
 /// The whole profile: a block for each architecture, the native one first. A call of any other is killed.
 pub(super) fn blocks(profile: &LinuxSeccomp, kernel: &Kernel) -> Result<Vec<Block>, SeccompError> {
+    if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
+        return Err(SeccompError::NotifyDefault);
+    }
     let default = action(profile.default_action(), profile.default_errno_ret(), kernel)?;
     let mut abis = vec![Abi::NATIVE];
     for abi in profile.architectures().iter().flatten().filter_map(|arch| Abi::of(*arch)) {
@@ -222,6 +236,8 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>, kernel: &Kernel) -> Re
         LinuxSeccompAction::ScmpActKillProcess if kernel.has_kill_process => RET_KILL_PROCESS,
         LinuxSeccompAction::ScmpActKillProcess => RET_KILL_THREAD,
         LinuxSeccompAction::ScmpActTrap => RET_TRAP,
+        LinuxSeccompAction::ScmpActNotify if kernel.has_notify => RET_USER_NOTIF,
+        // Nothing else would do: who asks does not want to be refused, nor given.
         LinuxSeccompAction::ScmpActNotify => return Err(SeccompError::Notify),
         LinuxSeccompAction::ScmpActLog if kernel.has_log => RET_LOG,
         LinuxSeccompAction::ScmpActLog | LinuxSeccompAction::ScmpActAllow => RET_ALLOW,
@@ -248,6 +264,10 @@ fn rules_of(
             continue;
         }
         for name in syscall.names() {
+            // Not ours to need, but runc's, and what is written for it is told the same here.
+            if action == RET_USER_NOTIF && name == "write" {
+                return Err(SeccompError::NotifyFor(name.clone()));
+            }
             for (number, first_argument) in places(abi, name) {
                 let rules = by_number.entry(number).or_default();
                 for conditions in &alternatives {

@@ -66,6 +66,7 @@ impl Bundle {
         for applet in [
             "sh", "cat", "sleep", "id", "ls", "true", "false", "mount", "echo", "hostname", "env", "tty", "pwd",
             "touch", "kill", "mkdir", "stat", "grep", "readlink", "umask", "test", "stty", "wc", "chmod", "head",
+            "tail",
         ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }

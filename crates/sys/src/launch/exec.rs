@@ -2,8 +2,9 @@
 
 use super::error::LaunchError;
 use crate::error::{Error, Result, check};
+use crate::execute::{Words, by_descriptor};
 use nix::errno::Errno;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,26 +16,38 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// be executed is remembered and wins over "not found".
 pub(super) fn find(args: &[String], env: &[String]) -> Result<PathBuf, LaunchError> {
     let name = args.first().map(String::as_str).unwrap_or_default();
-    if name.contains('/') {
-        return match executable(Path::new(name)) {
-            Ok(()) => Ok(name.into()),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Err(LaunchError::NoSuchFile(name.into())),
-            Err(errno) => Err(refused(name, errno)),
-        };
-    }
-    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mut refusal = None;
-    for directory in path.split(':').filter(|_| !name.is_empty()) {
-        let candidate = if directory.is_empty() { Path::new(".").join(name) } else { Path::new(directory).join(name) };
+    for candidate in candidates(name, env) {
         match executable(&candidate) {
             Ok(()) => return Ok(candidate),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
-            Err(errno) => {
-                refusal.get_or_insert_with(|| refused(&candidate.display().to_string(), errno));
-            }
+            Err(errno) => drop(refusal.get_or_insert((candidate, errno))),
         }
     }
-    Err(refusal.unwrap_or_else(|| LaunchError::NotFoundInPath(name.into())))
+    Err(not_found(name, refusal.as_ref().map(|(path, errno)| (path.as_path(), *errno))))
+}
+
+/// The directories of PATH.
+pub(super) fn search_path(env: &[String]) -> &str {
+    env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH)
+}
+
+/// What `name` may mean, in order.
+pub(super) fn candidates(name: &str, env: &[String]) -> Vec<PathBuf> {
+    if name.contains('/') {
+        return vec![name.into()];
+    }
+    let directories = search_path(env).split(':').filter(|_| !name.is_empty());
+    directories.map(|directory| Path::new(if directory.is_empty() { "." } else { directory }).join(name)).collect()
+}
+
+/// None of them can be executed: the first that is there and may not be is told.
+pub(super) fn not_found(name: &str, refusal: Option<(&Path, Errno)>) -> LaunchError {
+    match refusal {
+        Some((path, errno)) => refused(&path.display().to_string(), errno),
+        None if name.contains('/') => LaunchError::NoSuchFile(name.into()),
+        None => LaunchError::NotFoundInPath(name.into()),
+    }
 }
 
 fn refused(name: &str, errno: Errno) -> LaunchError {
@@ -93,10 +106,15 @@ pub(super) fn exec(path: &Path, args: &[String], env: &[String], home: Option<&s
     // SAFETY: both arrays end with null and, like their strings, outlive the call.
     unsafe { libc::execve(path_c.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     let errno = Errno::last();
+    exec_error(path, errno, || path.exists())
+}
+
+/// What execve's refusal means.
+pub(super) fn exec_error(path: &Path, errno: Errno, is_there: impl FnOnce() -> bool) -> LaunchError {
     let name = path.display().to_string();
     match errno {
         // It was there a moment ago: what is missing is its interpreter.
-        Errno::ENOENT if path.exists() => LaunchError::NoInterpreter(name),
+        Errno::ENOENT if is_there() => LaunchError::NoInterpreter(name),
         Errno::ENOENT => LaunchError::NoSuchFile(name),
         Errno::EACCES | Errno::EPERM => LaunchError::NotExecutable(name),
         Errno::ENOEXEC => LaunchError::BadFormat(name),
@@ -105,26 +123,26 @@ pub(super) fn exec(path: &Path, args: &[String], env: &[String], home: Option<&s
 }
 
 /// Runs what a descriptor is open on, with an empty environment.
-#[allow(unsafe_code)]
 pub(super) fn exec_fd(program: BorrowedFd<'_>, args: &[String]) -> LaunchError {
-    let args_c = match c_strings(args.iter().map(String::as_str)) {
-        Ok(args) => args,
-        Err(error) => return error,
+    match c_strings(args.iter().map(String::as_str)) {
+        Ok(args) => by_descriptor(program, &Words::new(args), &Words::new(Vec::new())).into(),
+        Err(error) => error,
+    }
+}
+
+/// Runs a program of the root, with an empty environment.
+#[allow(unsafe_code)]
+pub(super) fn exec_path(path: &Path, args: &[String]) -> LaunchError {
+    let name = path.display().to_string();
+    let (path_c, args) = match (CString::new(name.as_str()), c_strings(args.iter().map(String::as_str))) {
+        (Ok(path), Ok(args)) => (path, Words::new(args)),
+        (Ok(_), Err(error)) => return error,
+        (Err(_), _) => return LaunchError::NoSuchFile(name),
     };
-    let (argv, envp) = (pointers(&args_c), pointers(&[]));
-    let empty: &CStr = c"";
-    // SAFETY: both arrays end with null and outlive the call.
-    unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            program.as_raw_fd(),
-            empty.as_ptr(),
-            argv.as_ptr(),
-            envp.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    Error::last(format!("execveat({}, AT_EMPTY_PATH)", crate::fd::describe(program))).into()
+    let none = Words::new(Vec::new());
+    // SAFETY: both arrays end with null and, like their strings, outlive the call.
+    unsafe { libc::execve(path_c.as_ptr(), args.as_ptr(), none.as_ptr()) };
+    Error::last(format!("execve({name:?})")).into()
 }
 
 /// Makes `number` (0, 1 or 2) the same open file, to be inherited.

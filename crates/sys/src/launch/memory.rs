@@ -17,7 +17,6 @@ impl Private {
         // SAFETY: it only tells the allocator to take all memory from the break from now on.
         unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
         let maps = std::fs::read_to_string("/proc/self/maps").call(|| "read(/proc/self/maps)".into())?;
-        let here = &raw const maps as usize;
         let mut private = Self::default();
         let mut end_of_file = 0;
         for line in maps.lines() {
@@ -33,10 +32,12 @@ impl Private {
                 continue;
             }
             let is_bss = start == end_of_file;
-            let is_this_stack = (start..end).contains(&here) || name == "[stack]";
             if name == "[heap]" {
                 private.heap = Some(start);
-            } else if rights == "rw-p" && name.is_empty() && !is_bss && !is_this_stack {
+            } else if name == "[stack]" {
+                // With the arguments and the environment; it may have grown by then, and nothing else is near.
+                private.ranges.push((start.saturating_sub(STACK_GROWTH_MAX), end));
+            } else if rights == "rw-p" && name.is_empty() && !is_bss {
                 private.ranges.push((start, end));
             }
         }
@@ -65,7 +66,69 @@ impl Private {
     }
 }
 
+/// Until this is dropped a child gets no heap: neither it nor we pay for a copy of what we write meanwhile. The first
+/// pages stay: a static program's thread-local storage lies there, and the kernel writes to it (rseq).
+#[derive(Debug)]
+pub(super) struct KeptHeap {
+    range: Option<(usize, usize)>,
+}
+
+impl KeptHeap {
+    /// Nothing is kept where another thread could bear a child that needs its heap.
+    pub(super) fn keep() -> Self {
+        let range = if is_single_threaded() { heap() } else { None };
+        Self { range: range.filter(|range| advise(*range, libc::MADV_DONTFORK)) }
+    }
+}
+
+impl Drop for KeptHeap {
+    fn drop(&mut self) {
+        if let Some(range) = self.range {
+            advise(range, libc::MADV_DOFORK);
+        }
+    }
+}
+
+/// From behind the thread-local storage to the break.
+#[allow(unsafe_code)]
+fn heap() -> Option<(usize, usize)> {
+    /// glibc's thread descriptor is smaller.
+    const AFTER_POINTER: usize = PAGE;
+    const HEAP_BYTES_MAX: usize = 1 << 30;
+    // SAFETY: sbrk(0) only asks where the break is.
+    let end = (unsafe { libc::sbrk(0) } as usize).next_multiple_of(PAGE);
+    let start = (thread_pointer() + AFTER_POINTER).next_multiple_of(PAGE);
+    // Elsewhere it is when the C library is a shared one.
+    (start < end && end - start < HEAP_BYTES_MAX).then_some((start, end))
+}
+
+/// A part that is not mapped (ENOMEM) has nothing to copy.
+#[allow(unsafe_code)]
+fn advise((start, end): (usize, usize), advice: libc::c_int) -> bool {
+    // SAFETY: the advice changes nothing for this process; a child that lacks the memory does not touch it.
+    let done = unsafe { libc::madvise(start as *mut libc::c_void, end - start, advice) };
+    done == 0 || Errno::last() == Errno::ENOMEM
+}
+
+/// False also where it is not known.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn is_single_threaded() -> bool {
+    unsafe extern "C" {
+        static __libc_single_threaded: libc::c_char;
+    }
+    // SAFETY: the C library writes it only when this very thread makes the second one.
+    unsafe { __libc_single_threaded != 0 }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn is_single_threaded() -> bool {
+    false
+}
+
 pub(super) const PAGE: usize = 4096;
+/// Within the gap of at least 128 MiB that the kernel keeps free below a stack.
+const STACK_GROWTH_MAX: usize = 32 << 20;
 
 /// The kernel writes to the C library's restartable-sequence area at every preemption, and kills who lacks it: that
 /// area lies in thread-local storage, which is in the heap of a static program.

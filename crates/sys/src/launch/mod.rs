@@ -1,5 +1,7 @@
 //! A process is born from a list of steps: `plan` says what, `run` does it in the child, `spawn` is the parent's side.
 
+mod arena;
+mod bare;
 mod copy;
 mod copyup;
 mod error;
@@ -7,10 +9,12 @@ mod exec;
 mod gate;
 mod inside;
 mod knobs;
+mod listener;
 mod memory;
 mod nodes;
 mod overlay;
 mod plan;
+mod recursive;
 mod rootfs;
 mod run;
 mod shared;

@@ -77,6 +77,16 @@ pub(super) fn symlink(root: BorrowedFd<'_>, path: &Path, target: &Path, replace:
     }
 }
 
+/// Readable and executable by whoever the process will be.
+pub(super) fn copy_program(root: BorrowedFd<'_>, program: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let call = || format!("copy({}, root{})", describe(program), path.display());
+    let (parent, name) = parent_in_root(root, path)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = nix::fcntl::openat(&parent, name, flags, Mode::from_bits_truncate(0o555)).call(call)?;
+    let mut from = std::fs::File::from(crate::path::reopen(program, OFlag::O_RDONLY)?);
+    std::io::copy(&mut from, &mut std::fs::File::from(made)).call(call).map(drop)
+}
+
 /// None: there is nothing to protect.
 fn open_to_protect(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
     match open_in_root(root, path, OFlag::O_PATH) {
@@ -111,7 +121,8 @@ pub(super) fn mask_path(root: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchE
     }
     let mask = |inodes: u32| {
         let data = format!("nr_blocks=1,nr_inodes={inodes}");
-        mount_filesystem(target.as_fd(), libc::MS_RDONLY, "tmpfs", "tmpfs", &data)
+        let mounted = || open_in_root(root, path, OFlag::O_PATH);
+        mount_filesystem(target.as_fd(), mounted, libc::MS_RDONLY, "tmpfs", "tmpfs", &data)
     };
     // Some 5.4 kernels want two inodes.
     match mask(1) {

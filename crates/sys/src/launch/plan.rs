@@ -4,6 +4,7 @@
 use crate::caps::{CapSet, CapSets};
 use crate::hook::Hooks;
 use crate::ns::NamespaceKind;
+use crate::numa::MemoryPolicy;
 use crate::schedule::SchedAttr;
 use crate::seccomp::Filter;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,7 +17,7 @@ pub struct Plan {
     pub(crate) fds: Vec<(String, Arc<OwnedFd>)>,
     pub(crate) steps: Vec<Step>,
     /// Descriptors 3 and up that the caller inherited and passes on, at their places.
-    pub(crate) inherited: i32,
+    pub(crate) inherited: Vec<i32>,
 }
 
 /// A descriptor of the plan, by place; printed by its name, so that plans do not depend on numbers.
@@ -40,9 +41,9 @@ impl Plan {
         Fd(self.fds.len() - 1)
     }
 
-    /// So many descriptors from 3 on stay open in the program: the caller has inherited them, without CLOEXEC.
-    pub fn keep_inherited(&mut self, count: i32) {
-        self.inherited = count;
+    /// These stay open in the program: the caller has inherited them, without CLOEXEC.
+    pub fn keep_inherited(&mut self, numbers: Vec<i32>) {
+        self.inherited = numbers;
     }
 
     /// For a container that has nothing to run yet: it waits, and is never let go.
@@ -224,6 +225,8 @@ pub enum Step {
         data: String,
         at: PathBuf,
     },
+    /// Classic: a procfs of this process's PID namespace.
+    ProcAt(PathBuf),
     CloneTree {
         tree: Tree,
         path: PathBuf,
@@ -234,6 +237,13 @@ pub enum Step {
         propagation: Propagation,
         recursive_set: u64,
         recursive_clear: u64,
+    },
+    /// A mount that the parent made detached, for this child alone.
+    AdoptTree {
+        tree: Tree,
+        fd: Fd,
+        set: u64,
+        clear: u64,
     },
     /// An empty tmpfs that belongs to no place.
     TmpfsTree {
@@ -258,6 +268,11 @@ pub enum Step {
     /// A tmpfs that had to be written to first.
     RemountReadonly(PathBuf),
     PivotRoot,
+    /// Without pivot_root (an initramfs refuses it): the root is moved over the old one, which stays below. `attached`: it
+    /// lies there already.
+    MoveRoot {
+        attached: bool,
+    },
     /// A directory inside is all that this process sees; who joins its mount namespace sees the whole.
     Chroot(PathBuf),
     ReadonlyRoot,
@@ -304,6 +319,9 @@ pub enum Step {
     /// Class in the upper three bits, level in the rest.
     IoPriority(u16),
     Affinity(Vec<usize>),
+    /// All cpus that the cgroup allows, whatever the caller was bound to; a refusal is a warning.
+    AllCpus,
+    MemoryPolicy(MemoryPolicy),
     /// A session keyring of the container's, not the caller's; a refusal is a warning.
     SessionKeyring(String),
     /// Tells the parent that what follows is execve: from here a closed channel means that it succeeded. Before the
@@ -356,6 +374,16 @@ pub enum Step {
     /// Runs this descriptor as a program (pause from its memfd).
     ExecFd {
         program: Fd,
+        args: Vec<String>,
+    },
+    /// The descriptor's content as a program inside the root, for kernels without execveat.
+    CopyProgram {
+        program: Fd,
+        path: PathBuf,
+    },
+    /// As `ExecFd`, of a program inside the root.
+    ExecPath {
+        path: PathBuf,
         args: Vec<String>,
     },
     /// A step that a test made fail.

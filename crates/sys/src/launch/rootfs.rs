@@ -3,14 +3,14 @@
 //! are refused, mount(2) on /proc/self/fd/N.
 
 use super::error::LaunchError;
-use super::nodes::{make_device, mask_path, readonly_path, symlink};
+use super::nodes::{copy_program, make_device, mask_path, readonly_path, symlink};
 use super::overlay::{overlay_at, overlay_tree};
 use super::plan::{Mount, MountPoint, MountSource, Propagation, Step, Tree};
 use super::run::Child;
 use super::shared::must_be_shared;
 use crate::error::{Context, Error, Result};
 use crate::fd::describe;
-use crate::mount::{self, MountAttr, NewFilesystem};
+use crate::mount::{self, MS_NOSYMFOLLOW, MountAttr, NewFilesystem};
 use crate::path::{create_file_in_root, kind_of, mkdirs_in_root, open_child, open_in_root, parent_in_root};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -59,7 +59,21 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
         Step::OverlayTree { overlay, tree } => overlay_tree(child, overlay, *tree),
         Step::BindRoot { path } => Ok(mount::bind(path, path, true)?),
         Step::TmpfsRoot { data, at } => Ok(mount::mount("tmpfs", at, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, data)?),
+        Step::ProcAt(at) => {
+            let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+            Ok(mount::mount("proc", at, "proc", flags, "")?)
+        }
         Step::CloneTree { .. } => clone_tree(child, step),
+        Step::AdoptTree { tree, fd, set, clear } => {
+            let made = child.fd(*fd).try_clone_to_owned().call(|| "fcntl(F_DUPFD_CLOEXEC)".into())?;
+            let attr =
+                MountAttr { set: mount::attributes(*set), clear: mount::attributes(*clear), ..MountAttr::default() };
+            if attr != MountAttr::default() {
+                mount::set_attributes(made.as_fd(), false, attr)?;
+            }
+            child.trees.insert(*tree, made);
+            Ok(())
+        }
         Step::TmpfsTree { tree, data } => {
             let new = NewFilesystem::open("tmpfs")?;
             new.set_data(data)?;
@@ -83,6 +97,7 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             let _ = mkdirs_in_root(child.root.fd()?, path, 0o755);
             Ok(())
         }
+        Step::CopyProgram { program, path } => Ok(copy_program(child.root.fd()?, child.fd(*program), path)?),
         Step::ReadonlyPath(path) => {
             readonly_path(child.root.fd()?, path).map_err(|e| at(path, "make read-only", e.into()))
         }
@@ -92,6 +107,7 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             Ok(change_flags(target.as_fd(), libc::MS_RDONLY, 0)?)
         }
         Step::PivotRoot => Ok(pivot_root(child.root.fd()?)?),
+        Step::MoveRoot { attached } => Ok(move_root(child.root.fd()?, *attached)?),
         Step::Chroot(path) => {
             nix::unistd::chroot(path).call(|| format!("chroot({})", path.display()))?;
             Ok(nix::unistd::chdir("/").call(|| "chdir(/)".into())?)
@@ -192,7 +208,9 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
                 data.clone()
             };
             let spare = child.spares.take(&mount.destination);
-            match mount_inside(point.as_fd(), mount.set, fstype, source, &data) {
+            let root = child.root.fd()?;
+            let mounted = || open_in_root(root, &mount.destination, OFlag::O_PATH);
+            match mount_inside(point.as_fd(), mounted, mount.set, fstype, source, &data) {
                 // Not ours to make in this user namespace: the host's own is shown.
                 Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) && spare.is_some() => {
                     if let Some(tree) = spare {
@@ -223,14 +241,14 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             // `point` is what lies below the new mount: the mount itself is found by its path again.
             let mounted = open_in_root(child.root.fd()?, &mount.destination, OFlag::O_PATH)?;
             same_file(source.as_fd(), mounted.as_fd())?;
+            // First, so that nothing is mounted into it meanwhile.
+            set_propagation(mounted.as_fd(), mount.propagation.unwrap_or(Propagation::Private))?;
             if mount.set | mount.clear != 0 {
                 change_flags(mounted.as_fd(), mount.set, mount.clear)?;
             }
             if mount.recursive_set | mount.recursive_clear != 0 {
-                let attr = MountAttr { set: mount.recursive_set, clear: mount.recursive_clear, ..MountAttr::default() };
-                mount::set_attributes(mounted.as_fd(), true, attr)?;
+                super::recursive::set_attributes(mounted.as_fd(), mount.recursive_set, mount.recursive_clear)?;
             }
-            set_propagation(mounted.as_fd(), mount.propagation.unwrap_or(Propagation::Private))?;
             Ok(())
         }
     }
@@ -246,7 +264,7 @@ pub(super) fn guard_procfs(point: BorrowedFd<'_>, destination: &Path) -> Result<
     Err(LaunchError::Unsupported(format!("{destination:?} cannot be mounted because it is inside /proc")))
 }
 
-fn same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<()> {
     let (a, b) = (fstat(one), fstat(other));
     let (a, b) = (a.call(|| format!("fstat({})", describe(one)))?, b.call(|| format!("fstat({})", describe(other)))?);
     if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
@@ -283,8 +301,10 @@ fn without_copy_up(data: &str) -> String {
     data.split(',').filter(|option| *option != "tmpcopyup").collect::<Vec<_>>().join(",")
 }
 
+/// `mounted` finds what was mounted on `point`, which then lies below it.
 pub(super) fn mount_filesystem(
     point: BorrowedFd<'_>,
+    mounted: impl Fn() -> Result<OwnedFd>,
     flags: u64,
     fstype: &str,
     source: &str,
@@ -302,11 +322,22 @@ pub(super) fn mount_filesystem(
         }
         mount::move_mount(made.as_fd(), point)
     };
-    if copy_up {
-        // The classic call has nothing to copy to before it hides what is to be copied.
-        return detached();
-    }
-    or_classic(detached(), || mount::mount(source, &mount::at(point), fstype, flags, data))
+    or_classic(detached(), || {
+        // What a tmpfs copies must be written to it first.
+        let late = if copy_up { libc::MS_RDONLY } else { 0 };
+        mount::mount(source, &mount::at(point), fstype, flags & !late, data)?;
+        if copy_up {
+            let made = mounted()?;
+            if mount::fs_magic(&made)? != libc::TMPFS_MAGIC {
+                return Err(Error::new(format!("{} is not the new tmpfs", describe(&made)), Errno::ESTALE));
+            }
+            super::copyup::copy_up(point, made.as_fd())?;
+            if flags & late != 0 {
+                change_flags(mounted()?.as_fd(), late, 0)?;
+            }
+        }
+        if flags & MS_NOSYMFOLLOW != 0 { has_nosymfollow(mounted()?.as_fd(), flags) } else { Ok(()) }
+    })
 }
 
 /// Where any of the descriptor calls is refused, the classic one; its answer counts.
@@ -318,15 +349,22 @@ pub(super) fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<
 }
 
 /// As `mount_filesystem`; a devpts whose group is not mapped in this user namespace keeps root's (crun does the same).
-fn mount_inside(point: BorrowedFd<'_>, flags: u64, fstype: &str, source: &str, data: &str) -> Result<()> {
-    let made = mount_filesystem(point, flags, fstype, source, data);
+fn mount_inside(
+    point: BorrowedFd<'_>,
+    mounted: impl Fn() -> Result<OwnedFd>,
+    flags: u64,
+    fstype: &str,
+    source: &str,
+    data: &str,
+) -> Result<()> {
+    let made = mount_filesystem(point, &mounted, flags, fstype, source, data);
     let without_group = || {
         let kept: Vec<&str> = data.split(',').filter(|option| !option.starts_with("gid=")).collect();
         kept.join(",")
     };
     match made {
         Err(error) if fstype == "devpts" && error.errno() == Errno::EINVAL && without_group() != data => {
-            mount_filesystem(point, flags, fstype, source, &without_group())
+            mount_filesystem(point, mounted, flags, fstype, source, &without_group())
         }
         other => other,
     }
@@ -349,10 +387,22 @@ pub(super) fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Res
                     ),
                     _ => error,
                 }
-            })
+            })?;
+            has_nosymfollow(mounted, set)
         }
         other => other,
     }
+}
+
+/// A flag of 5.10 that older kernels ignore without a word.
+fn has_nosymfollow(mounted: BorrowedFd<'_>, set: u64) -> Result<()> {
+    if set & MS_NOSYMFOLLOW != 0 && mount::flags_of(mounted)? & MS_NOSYMFOLLOW == 0 {
+        return Err(Error::new(
+            format!("mount({}, nosymfollow), which is of Linux 5.10", describe(mounted)),
+            Errno::EINVAL,
+        ));
+    }
+    Ok(())
 }
 
 fn set_propagation(mounted: BorrowedFd<'_>, propagation: Propagation) -> Result<()> {
@@ -389,4 +439,41 @@ fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
         umount2(".", MntFlags::MNT_DETACH).call(|| "umount2(., MNT_DETACH)".into())?;
     }
     nix::unistd::chdir("/").call(|| "chdir(/)".into())
+}
+
+fn move_root(root: BorrowedFd<'_>, attached: bool) -> Result<()> {
+    hide_host_filesystems(root)?;
+    nix::unistd::fchdir(root).call(|| format!("fchdir({})", describe(root)))?;
+    if !attached {
+        mount::mount(".", Path::new("/"), "", libc::MS_MOVE, "")?;
+    }
+    nix::unistd::chroot(".").call(|| "chroot(.)".into())?;
+    nix::unistd::chdir("/").call(|| "chdir(/)".into())
+}
+
+/// What is below the moved root stays within reach of one who gets out of a chroot: at least no procfs and sysfs of the
+/// host's is among it.
+fn hide_host_filesystems(root: BorrowedFd<'_>) -> Result<()> {
+    let read = std::fs::read_to_string("/proc/self/mountinfo").call(|| "read(/proc/self/mountinfo)".into())?;
+    let own = std::fs::read_link(mount::at(root)).unwrap_or_default();
+    let is_inside = |point: &Path| own != Path::new("/") && point.starts_with(&own);
+    let hidden = read.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (whole, point) = (fields.next()? == "/", Path::new(fields.next()?));
+        let fstype = after.split(' ').next()?;
+        (whole && matches!(fstype, "proc" | "sysfs") && !is_inside(point)).then(|| point.to_owned())
+    });
+    let hidden: Vec<PathBuf> = hidden.collect();
+    for point in hidden.iter().rev() {
+        // Its unmounting must not reach the host. One that cannot go (locked together) is covered.
+        let _ = mount::change(point, libc::MS_REC | libc::MS_PRIVATE);
+        match mount::unmount_detach(point) {
+            Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::EPERM) => {
+                mount::mount("tmpfs", point, "tmpfs", libc::MS_RDONLY, "")?;
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }

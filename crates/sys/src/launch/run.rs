@@ -36,6 +36,8 @@ pub(super) struct Child<'a> {
     /// A directory that root could not enter.
     chdir_as_user: Option<PathBuf>,
     executable: Option<PathBuf>,
+    /// No descriptor has a number as high as this; 0 before that is known.
+    fds_end: i32,
     private: Private,
 }
 
@@ -54,6 +56,7 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
         home: None,
         chdir_as_user: None,
         executable: None,
+        fds_end: 0,
         private: Private::default(),
     };
     if child.is_helper() {
@@ -80,6 +83,9 @@ impl Child<'_> {
             Step::CloseOtherFds => {
                 let plan = self.plan.fds.iter().map(|(_, fd)| fd.as_raw_fd());
                 let keep: Vec<_> = plan.chain(self.kept()).collect();
+                // The lowest free number is always given out, and no step opens more than a few.
+                let opened_max = self.plan.steps.len() as i32 * 4 + 64;
+                self.fds_end = keep.iter().max().map_or(0, |last| last + 1) + opened_max;
                 Ok(fd::close_all_except(&keep)?)
             }
             Step::CloseDone => {
@@ -91,10 +97,17 @@ impl Child<'_> {
                 self.root.forget();
                 self.trees.clear();
                 self.spares = inside::Spares::default();
-                Ok(fd::close_all_except(&keep)?)
+                match self.fds_end {
+                    0 => fd::close_all_except(&keep)?,
+                    end => fd::close_all_except_below(&keep, end)?,
+                }
+                Ok(())
             }
             Step::ResetSignals => {
                 signal::reset_dispositions();
+                if self.waits_at_a_gate() {
+                    signal::end_on_termination()?;
+                }
                 Ok(signal::unblock_all()?)
             }
             Step::Undumpable => Ok(set_undumpable()?),
@@ -133,18 +146,22 @@ impl Child<'_> {
             | Step::OverlayTree { .. }
             | Step::BindRoot { .. }
             | Step::TmpfsRoot { .. }
+            | Step::ProcAt(_)
             | Step::CloneTree { .. }
             | Step::TmpfsTree { .. }
+            | Step::AdoptTree { .. }
             | Step::OpenRoot(_)
             | Step::AttachRoot(_)
             | Step::Mount(_)
             | Step::Device(_)
             | Step::Symlink { .. }
             | Step::MakeDirectory(_)
+            | Step::CopyProgram { .. }
             | Step::ReadonlyPath(_)
             | Step::MaskPath(_)
             | Step::RemountReadonly(_)
             | Step::PivotRoot
+            | Step::MoveRoot { .. }
             | Step::Chroot(_)
             | Step::ReadonlyRoot => rootfs::step(self, step),
 
@@ -194,6 +211,7 @@ impl Child<'_> {
             Step::NoNewPrivileges => {
                 Ok(nix::sys::prctl::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".into())?)
             }
+            Step::Seccomp(filter) if filter.listens() => self.load_listener(filter),
             Step::Seccomp(filter) => Ok(filter
                 .load()
                 .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", filter.program.len()))?),
@@ -221,6 +239,13 @@ impl Child<'_> {
             Step::Scheduler(attr) => Ok(schedule::set_scheduler(attr)?),
             Step::IoPriority(priority) => Ok(schedule::set_io_priority(*priority)?),
             Step::Affinity(cpus) => Ok(schedule::set_affinity(cpus)?),
+            Step::AllCpus => {
+                if let Err(error) = schedule::all_cpus() {
+                    self.warn(error.to_string());
+                }
+                Ok(())
+            }
+            Step::MemoryPolicy(policy) => Ok(crate::numa::set_policy(policy)?),
             Step::SessionKeyring(name) => {
                 if let Err(error) = schedule::join_session_keyring(name) {
                     self.warn(error.to_string());
@@ -252,13 +277,20 @@ impl Child<'_> {
                 Err(exec::exec(&path, args, env, self.home.as_deref()))
             }
             Step::ExecFd { program, args } => Err(exec::exec_fd(self.fd(*program), args)),
+            Step::ExecPath { path, args } => Err(exec::exec_path(path, args)),
             Step::Fail(step) => Err(LaunchError::Call(Error::new(step.clone(), Errno::ENOTRECOVERABLE))),
         }
     }
 
+    /// Whether this very process is a first one that waits before it becomes its program.
+    fn waits_at_a_gate(&self) -> bool {
+        let waits = |step: &Step| matches!(step, Step::Gate | Step::GateSocket(_));
+        self.plan.steps.iter().any(waits) && !self.is_helper()
+    }
+
     /// What is open in the program, and the way to tell of it.
-    fn kept(&self) -> impl Iterator<Item = i32> {
-        (0..3 + self.plan.inherited).chain([self.channel.as_raw_fd()])
+    fn kept(&self) -> impl Iterator<Item = i32> + '_ {
+        (0..3).chain(self.plan.inherited.iter().copied()).chain([self.channel.as_raw_fd()])
     }
 
     /// Whether another process will go on in this one's place.
@@ -280,7 +312,7 @@ impl Child<'_> {
     }
 
     /// Nobody listening any more is no reason to stop: the parent's death shows at the gate.
-    fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
+    pub(super) fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
         let bytes = serde_json::to_vec(report).unwrap_or_default();
         let _ = fd::send_message(self.channel.as_fd(), &bytes, with.as_slice());
     }
@@ -324,19 +356,11 @@ impl Child<'_> {
         Ok(())
     }
 
-    /// So that a process that is not root can open /dev/stdout again. Sockets, files and the null device stay as
-    /// they are, and a refusal (a read-only file system, a user namespace) does not matter.
+    /// So that a process that is not root can open /dev/stdout again; a refusal (a read-only file system, a user
+    /// namespace) does not matter.
     fn chown_stdio(&self) {
-        use nix::sys::stat::{SFlag, fstat};
         for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
-            let Ok(stat) = fstat(stream) else { continue };
-            let kind = stat.st_mode & SFlag::S_IFMT.bits();
-            let major = nix::sys::stat::major(stat.st_rdev);
-            let is_pipe = kind == SFlag::S_IFIFO.bits();
-            // Unix98 pty slaves have the majors 136 to 143.
-            let is_pty = kind == SFlag::S_IFCHR.bits() && (136..=143).contains(&major);
-            if (is_pipe || is_pty) && stat.st_uid != self.ids.uid {
-                let group = if is_pty { None } else { Some(Gid::from_raw(self.ids.gid)) };
+            if let Some(group) = chown_of(stream, &self.ids) {
                 let _ = nix::unistd::fchown(stream, Some(Uid::from_raw(self.ids.uid)), group);
             }
         }
@@ -398,8 +422,12 @@ impl Child<'_> {
         if tail::is_simple(rest)
             && let Some(path) = &self.executable
         {
-            let channel = self.channel.as_raw_fd();
-            let inside = tail::birth(&self.private, (before, rest), channel, path, self.home.as_deref())?;
+            let listener = rest.iter().find_map(|step| match step {
+                Step::GateSocket(listener) => Some(self.fd(*listener).as_raw_fd()),
+                _ => None,
+            });
+            let channels = (self.channel.as_raw_fd(), listener);
+            let inside = tail::birth(&self.private, (before, rest), channels, path, self.home.as_deref())?;
             let pidfd = inside.pidfd.as_ref().map(|pidfd| pidfd.as_fd());
             self.report(&Report::Inside { pid: inside.pid }, pidfd);
             let _ = nix::unistd::write(&inside.known, &[1]);
@@ -440,7 +468,20 @@ fn is_cwd_inside() -> Result<bool, Errno> {
     Errno::result(length).map(|_| path[0] == b'/')
 }
 
-fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
+/// Whether a stream is to be given to the user, and with which group. Sockets, files and the null device stay as they
+/// are.
+pub(super) fn chown_of(stream: BorrowedFd<'_>, ids: &Ids) -> Option<Option<Gid>> {
+    use nix::sys::stat::{SFlag, fstat};
+    let stat = fstat(stream).ok()?;
+    let kind = stat.st_mode & SFlag::S_IFMT.bits();
+    let major = nix::sys::stat::major(stat.st_rdev);
+    let is_pipe = kind == SFlag::S_IFIFO.bits();
+    // Unix98 pty slaves have the majors 136 to 143.
+    let is_pty = kind == SFlag::S_IFCHR.bits() && (136..=143).contains(&major);
+    ((is_pipe || is_pty) && stat.st_uid != ids.uid).then(|| (!is_pty).then(|| Gid::from_raw(ids.gid)))
+}
+
+pub(super) fn cwd_error(path: &Path, errno: Errno) -> LaunchError {
     let cause = errno.desc().to_lowercase();
     LaunchError::Cwd { path: path.display().to_string(), cause: format!("chdir {}: {cause}", path.display()) }
 }

@@ -18,11 +18,9 @@ pub(super) fn is_shared(there: BorrowedFd<'_>) -> Result<bool> {
 
 /// An error in containerd's words unless `source` (open on `path`) lies on a shared mount.
 pub(super) fn must_be_shared(source: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchError> {
-    let info = format!("/proc/self/fdinfo/{}", source.as_raw_fd());
-    let text = std::fs::read_to_string(&info).call(|| format!("read({info})"))?;
-    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+    let id = crate::tree::mount_id(source).call(|| format!("mount of {}", crate::fd::describe(source)))?.to_string();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").call(|| "read(/proc/self/mountinfo)".into())?;
-    match find(&mounts, id) {
+    match find(&mounts, &id) {
         Some((_, true)) => Ok(()),
         Some((point, false)) => {
             Err(LaunchError::Unsupported(format!("path {path:?} is mounted on {point:?} but it is not a shared mount")))

@@ -69,6 +69,10 @@ impl fmt::Display for Shown<'_> {
             Step::OverlayAt(overlay) => write!(f, "mount(overlay, {}, {})", overlay.at.display(), overlay.data()),
             Step::OverlayTree { overlay, tree } => write!(f, "{tree} = fsmount(overlay, {})", overlay.data()),
             Step::BindRoot { path } => write!(f, "mount({0}, {0}, MS_BIND|MS_REC)", path.display()),
+            Step::ProcAt(at) => write!(f, "mount(proc, {})", at.display()),
+            Step::AdoptTree { tree, fd, set, clear: _ } => {
+                write!(f, "{tree} = <{}> with {}", self.name(*fd), crate::mount::flag_list(*set))
+            }
             Step::TmpfsRoot { data, at } => write!(f, "mount(tmpfs, {}, {data})", at.display()),
             Step::CloneTree {
                 tree,
@@ -126,6 +130,8 @@ impl fmt::Display for Shown<'_> {
             Step::ReadonlyPath(path) => write!(f, "readonly root{}", path.display()),
             Step::MaskPath(path) => write!(f, "mask root{}", path.display()),
             Step::RemountReadonly(path) => write!(f, "remount root{} MS_RDONLY", path.display()),
+            Step::MoveRoot { attached: true } => write!(f, "chroot(root)"),
+            Step::MoveRoot { attached: false } => write!(f, "mount(root, /, MS_MOVE) chroot(root)"),
             Step::PivotRoot => write!(f, "pivot_root(root, .)"),
             Step::Chroot(path) => write!(f, "chroot({})", path.display()),
             Step::ReadonlyRoot => write!(f, "remount / MS_RDONLY"),
@@ -152,6 +158,7 @@ impl fmt::Display for Shown<'_> {
                 sets.effective.0, sets.permitted.0, sets.inheritable.0, sets.ambient.0
             ),
             Step::NoNewPrivileges => write!(f, "prctl(PR_SET_NO_NEW_PRIVS, 1)"),
+            Step::Seccomp(filter) if filter.listens() => write!(f, "seccomp(SECCOMP_SET_MODE_FILTER, NEW_LISTENER)"),
             Step::Seccomp(_) => write!(f, "seccomp(SECCOMP_SET_MODE_FILTER)"),
             Step::FindExecutable => write!(f, "find the executable"),
             Step::Gate => write!(f, "gate"),
@@ -162,6 +169,8 @@ impl fmt::Display for Shown<'_> {
             Step::Scheduler(attr) => write!(f, "sched_setattr(policy={}, nice={})", attr.policy, attr.nice),
             Step::IoPriority(priority) => write!(f, "ioprio_set({priority:#x})"),
             Step::Affinity(cpus) => write!(f, "sched_setaffinity({cpus:?})"),
+            Step::AllCpus => write!(f, "sched_setaffinity(all)"),
+            Step::MemoryPolicy(policy) => write!(f, "set_mempolicy({:#x}, nodes {:?})", policy.mode, policy.nodes),
             Step::SessionKeyring(name) => write!(f, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"),
             Step::Personality(domain) => write!(f, "personality({domain:#x})"),
             Step::Announce => write!(f, "announce execve"),
@@ -193,6 +202,10 @@ impl fmt::Display for Shown<'_> {
             Step::PidForChildren(fd) => write!(f, "setns(<{}>, CLONE_NEWPID) for children", self.name(*fd)),
             Step::BirthInside => write!(f, "clone3(CLONE_PARENT|CLONE_PIDFD)"),
             Step::Exec { args, env } => write!(f, "execve({args:?}, {} variables)", env.len()),
+            Step::CopyProgram { program, path } => {
+                write!(f, "copy <{}> to root{}", self.name(*program), path.display())
+            }
+            Step::ExecPath { path, args } => write!(f, "execve({}, {args:?})", path.display()),
             Step::ExecFd { program, args } => write!(f, "execveat(<{}>, {args:?})", self.name(*program)),
             Step::Fail(step) => write!(f, "refused: {step}"),
         }

@@ -1,6 +1,8 @@
 //! The parent's side of a birth: one socket to the child says what became of it, so that a loop can watch it.
 
+use super::bare;
 use super::error::LaunchError;
+use super::listener::Listening;
 use super::plan::{Fd, Ids, Plan, Step, above_stdio};
 use super::run;
 use crate::error::{Error, Result};
@@ -11,14 +13,14 @@ use crate::spawn::{Birth, Born, birth, exit_now, set_undumpable, wait_readable};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 /// Where the child's PID namespace comes from.
 #[derive(Debug, Clone, Copy)]
 pub enum PidNamespace<'a> {
     Inherit,
-    /// Born inside this one (an `ns/pid` descriptor), still our child.
+    /// Born inside this one (an `ns/pid` descriptor, or a pidfd where setns takes it), still our child.
     Inside(BorrowedFd<'a>),
     /// The first process of its own.
     New,
@@ -35,6 +37,10 @@ pub(crate) enum Report {
         pid: i32,
     },
     Gate,
+    /// The next thing is a filter whose listener will have this number.
+    Listener {
+        fd: i32,
+    },
     /// Who the process will be, and its home directory where one had to be looked up.
     User(Ids, Option<String>),
     /// The next thing is execve.
@@ -42,7 +48,8 @@ pub(crate) enum Report {
     Failed(LaunchError),
 }
 
-pub(crate) const REPORT_BYTES_MAX: usize = 64 << 10;
+/// Two paths and some words.
+pub(crate) const REPORT_BYTES_MAX: usize = 16 << 10;
 /// The word that opens a gate.
 pub const GO: &[u8] = b"go";
 /// Warnings of one birth; more are dropped.
@@ -76,7 +83,12 @@ pub struct Launch {
     /// The helper's number: where there is one, only it may say who the process is. What is born among tracers has the
     /// channel too, and a tracer takes its descriptors.
     prepared_by: Option<i32>,
+    /// Who comes in the helper's place goes on with its steps.
+    goes_on: bool,
     executing: bool,
+    listening: Listening,
+    /// The plan of a child without heap, which names the step that failed by number, and its end of the channel.
+    bare: Option<(Plan, RawFd)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,24 +127,27 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
         new_pid_namespace: matches!(pid, PidNamespace::New),
         sibling: false,
     };
+    if !how.new_pid_namespace
+        && let Some(bare) = bare::prepare(&plan, theirs.as_fd())?
+    {
+        match bare.bear(how.into_cgroup) {
+            Ok(child) => {
+                drop(visit);
+                let mut launch = Launch::new(child, ours, Inside::Here);
+                launch.bare = Some((plan, theirs.as_raw_fd()));
+                return Ok(launch);
+            }
+            // Without clone3 there are other ways.
+            Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => {}
+            Err(errno) => return Err(dead_namespace(Error::new("clone3(CLONE_PIDFD|CLONE_CLEAR_SIGHAND)", errno))),
+        }
+    }
     match birth(how).map_err(dead_namespace)? {
         Born::Parent { child } => {
             drop(visit);
-            let inside = Inside::of(&plan);
-            Ok(Launch {
-                prepared_by: (inside == Inside::Awaited).then(|| child.pid()),
-                process: Some(child),
-                helper: None,
-                channel: ours,
-                progress: Progress::Pending,
-                gate_reached: false,
-                gate_open: false,
-                warnings: Vec::new(),
-                terminal: None,
-                user: None,
-                inside,
-                executing: false,
-            })
+            let mut launch = Launch::new(child, ours, Inside::of(&plan));
+            launch.goes_on = plan.steps.iter().any(|step| matches!(step, Step::GoOn));
+            Ok(launch)
         }
         Born::Child { in_cgroup } => {
             std::mem::forget(visit);
@@ -154,20 +169,29 @@ impl Launch {
     /// A process that another command left at its gate (`Step::GateSocket`), by the connection to it.
     pub fn at_gate(process: PidFd, channel: OwnedFd) -> Result<Self, LaunchError> {
         fd::set_nonblocking(channel.as_fd(), true)?;
-        Ok(Launch {
+        let mut launch = Launch::new(process, channel, Inside::Here);
+        (launch.progress, launch.gate_reached) = (Progress::AtGate, true);
+        Ok(launch)
+    }
+
+    fn new(process: PidFd, channel: OwnedFd, inside: Inside) -> Self {
+        Launch {
+            prepared_by: (inside == Inside::Awaited).then(|| process.pid()),
+            goes_on: false,
             process: Some(process),
             helper: None,
             channel,
-            progress: Progress::AtGate,
-            gate_reached: true,
+            progress: Progress::Pending,
+            gate_reached: false,
             gate_open: false,
             warnings: Vec::new(),
             terminal: None,
             user: None,
-            inside: Inside::Here,
-            prepared_by: None,
+            inside,
             executing: false,
-        })
+            listening: Listening::Not,
+            bare: None,
+        }
     }
 
     /// Readable when `progress` has something new.
@@ -178,6 +202,11 @@ impl Launch {
     /// None while a child outside the PID namespace prepares it.
     pub fn process(&self) -> Option<&PidFd> {
         self.process.as_ref().filter(|_| self.inside == Inside::Here)
+    }
+
+    /// The child that was made: the process, or the one that prepares it from outside.
+    pub fn child(&self) -> Option<&PidFd> {
+        self.process.as_ref()
     }
 
     /// What could not be done and was not fatal.
@@ -213,7 +242,10 @@ impl Launch {
             match fd::receive_message(self.channel.as_fd(), REPORT_BYTES_MAX) {
                 Ok(message) if message.is_end() => self.ended(),
                 Ok(message) => self.heard(message),
-                Err(error) if error.errno() == Errno::EAGAIN => break,
+                Err(error) if error.errno() == Errno::EAGAIN => {
+                    self.fetch_listener();
+                    break;
+                }
                 Err(error) if error.errno() == Errno::ECONNRESET => self.ended(),
                 Err(error) => self.fail(LaunchError::Call(error)),
             }
@@ -221,12 +253,67 @@ impl Launch {
         self.progress.clone()
     }
 
+    /// The filter's listener, once the child has loaded it: for whoever answers. The child goes on with
+    /// `listener_is_known`.
+    pub fn take_listener(&mut self) -> Option<OwnedFd> {
+        // The process that it speaks for must be known too.
+        let is_taken = matches!(self.listening, Listening::Taken(_)) && self.inside == Inside::Here;
+        match std::mem::take(&mut self.listening) {
+            Listening::Taken(fd) if is_taken => Some(fd),
+            other => {
+                self.listening = other;
+                None
+            }
+        }
+    }
+
+    pub fn listener_is_known(&self) -> Result<(), LaunchError> {
+        Ok(Listening::release(self.channel.as_fd())?)
+    }
+
+    /// Gives the birth up, for a reason of the caller's.
+    pub fn give_up(&mut self, error: LaunchError) {
+        self.fail(error);
+    }
+
+    fn fetch_listener(&mut self) {
+        let Some(process) = self.process.as_ref().filter(|_| self.progress == Progress::Pending) else { return };
+        let taken = self.listening.fetch(process, self.channel.as_fd());
+        // A helper bears the process only afterwards.
+        let taken = match taken {
+            Ok(true) if self.inside == Inside::Awaited => Listening::release(self.channel.as_fd()),
+            other => other.map(drop),
+        };
+        if let Err(error) = taken {
+            self.fail(LaunchError::Call(error));
+        }
+    }
+
     fn heard(&mut self, message: fd::Message) {
+        if let Some((plan, channel)) = &self.bare
+            && let Some(word) = bare::Word::read(&message.bytes)
+        {
+            match word.kind {
+                bare::Kind::Executing => self.executing = true,
+                bare::Kind::Warning if self.warnings.len() < WARNINGS_MAX => {
+                    self.warnings.push(bare::explain(plan, *channel, word).to_string());
+                }
+                bare::Kind::Warning => {}
+                bare::Kind::Failed => self.fail(bare::explain(plan, *channel, word)),
+            }
+            return;
+        }
         let is_preparer = self.prepared_by.is_none() || self.prepared_by == message.sender;
         let mut fds = message.fds.into_iter();
         match serde_json::from_slice(&message.bytes) {
             // Forged: nothing is believed but what a process may say of itself.
-            Ok(Report::Warning(_) | Report::User(..) | Report::Terminal | Report::Inside { .. }) if !is_preparer => {}
+            Ok(
+                Report::Warning(_)
+                | Report::User(..)
+                | Report::Terminal
+                | Report::Inside { .. }
+                | Report::Listener { .. },
+            ) if !is_preparer => {}
             Ok(Report::Inside { .. }) if self.inside == Inside::Here => {}
             Ok(Report::Warning(text)) if self.warnings.len() < WARNINGS_MAX => self.warnings.push(text),
             Ok(Report::Warning(_)) => {}
@@ -235,8 +322,11 @@ impl Launch {
             Ok(Report::Inside { pid }) => {
                 self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));
                 self.inside = Inside::Here;
+                // What was born by `GoOn` is no program yet: it has its own to tell.
+                self.prepared_by = self.prepared_by.filter(|_| !self.goes_on);
             }
             Ok(Report::Gate) => self.gate_reached = true,
+            Ok(Report::Listener { fd }) => self.listening = Listening::At(fd),
             Ok(Report::Executing) => self.executing = true,
             Ok(Report::Failed(error)) => self.fail(error),
             Err(error) => self.fail(LaunchError::Died(format!("unreadable report: {error}"))),
@@ -250,6 +340,7 @@ impl Launch {
     /// program may be a zombie by now. A kill between announcement and execve is reported by its exit, as any other.
     fn ended(&mut self) {
         self.reap_helper();
+        self.bare = None;
         if self.executing {
             self.progress = Progress::Running;
         } else if let Some(process) = self.process.take() {
@@ -272,6 +363,7 @@ impl Launch {
 
     fn fail(&mut self, error: LaunchError) {
         self.kill();
+        self.bare = None;
         self.progress = Progress::Failed(error);
     }
 
@@ -287,8 +379,15 @@ impl Launch {
 
     /// Blocks until the progress is no longer `Pending`, nor `AtGate` once the gate is open. For tests and tools.
     pub fn wait(&mut self, deadline: Instant) -> Progress {
+        self.wait_with(deadline, |_| {})
+    }
+
+    /// As `wait`; `attend` is called after each look.
+    pub fn wait_with(&mut self, deadline: Instant, mut attend: impl FnMut(&mut Self)) -> Progress {
         loop {
-            let progress = self.progress();
+            self.progress();
+            attend(self);
+            let progress = self.progress.clone();
             let settled = match progress {
                 Progress::Pending => false,
                 Progress::AtGate => !self.gate_open,
@@ -301,26 +400,17 @@ impl Launch {
                 self.fail(LaunchError::Late);
                 return self.progress.clone();
             }
-            if let Err(error) = wait_readable(self.channel.as_fd(), deadline) {
+            if let Err(error) = wait_readable(self.channel.as_fd(), self.next_look(deadline)) {
                 self.fail(LaunchError::Call(error));
             }
         }
     }
 
-    /// Blocks until the process that will become the program is born, where another prepares it (`Step::GoOn`).
-    pub fn wait_inside(&mut self, deadline: Instant) -> Result<(), LaunchError> {
-        loop {
-            if let Progress::Failed(error) = self.progress() {
-                return Err(error);
-            }
-            if self.process().is_some() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                self.fail(LaunchError::Late);
-                return Err(LaunchError::Late);
-            }
-            wait_readable(self.channel.as_fd(), deadline)?;
+    /// A child that waits in its filter sends nothing: it must be looked at.
+    pub fn next_look(&self, deadline: Instant) -> Instant {
+        match self.listening {
+            Listening::At(_) => deadline.min(Instant::now() + std::time::Duration::from_millis(10)),
+            Listening::Not | Listening::Taken(_) => deadline,
         }
     }
 

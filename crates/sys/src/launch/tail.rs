@@ -1,15 +1,17 @@
 //! The last steps of a process that is born where somebody may trace it: gate, filter, execve.
 //!
 //! It has the container's rights by then; this file sees to it that it has nothing of the shim's memory either. What it
-//! needs is laid out in one mapping beforehand, all other anonymous memory is kept from it (MADV_DONTFORK), and so it
-//! lives without heap and without thread-local storage: bare system calls only, no C library, no allocation.
+//! needs is laid out in one mapping beforehand, with a stack of its own; all other anonymous memory is kept from it
+//! (MADV_DONTFORK), the caller's stack with its environment too. So it lives without heap and without thread-local
+//! storage: bare system calls only, no C library, no allocation.
 
+use super::arena::Arena;
 use super::error::LaunchError;
 use super::exec::command_line;
 use super::memory::{PAGE, Private};
 use super::plan::Step;
 use super::spawn::{GO, Report};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::fd::own;
 use crate::seccomp::Filter;
 use nix::errno::Errno;
@@ -28,8 +30,11 @@ struct Text {
 
 /// All that the tail needs, in its mapping.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Orders {
     channel: RawFd,
+    /// Where another command will start it (`Step::GateSocket`); -1: nowhere.
+    listener: RawFd,
     /// A pipe on which the helper says that the parent has been told of us.
     known: [RawFd; 2],
     gate: bool,
@@ -49,48 +54,24 @@ struct Orders {
     failed: Text,
 }
 
-/// The steps after the birth, if they are those that can be done without memory: Gate, Announce, Seccomp, Exec.
+/// The steps after the birth, if they are those that can be done without memory: a gate, Announce, Seccomp, Exec.
 pub(super) fn is_simple(rest: &[Step]) -> bool {
-    matches!(
-        rest,
-        [Step::Announce, Step::Exec { .. }]
-            | [Step::Announce, Step::Seccomp(_), Step::Exec { .. }]
-            | [Step::Gate, Step::Announce, Step::Exec { .. }]
-            | [Step::Gate, Step::Announce, Step::Seccomp(_), Step::Exec { .. }]
-    ) && cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
+    let after_gate = match rest {
+        [Step::Gate | Step::GateSocket(_), rest @ ..] => rest,
+        rest => rest,
+    };
+    matches!(after_gate, [Step::Announce, Step::Exec { .. }] | [Step::Announce, Step::Seccomp(_), Step::Exec { .. }])
+        && cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
 }
 
-/// Writes one thing after another into a mapping that is large enough.
-struct Arena {
-    next: *mut u8,
-    end: *mut u8,
-}
+/// The tail's calls need little; a page for each frame that a debug build may make.
+const STACK_BYTES: usize = 8 * PAGE;
 
 impl Arena {
-    #[allow(unsafe_code)]
-    fn new(size: usize) -> Result<Self> {
-        let size = size.next_multiple_of(PAGE);
-        let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping, where the kernel likes it.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), size, rights, kind, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(Error::last(format!("mmap({size})")));
-        }
-        let start = start.cast::<u8>();
-        Ok(Self { next: start, end: start.wrapping_add(size) })
-    }
-
-    /// The copy lives as long as the process: the mapping is never given back.
-    #[allow(unsafe_code)]
-    fn put<T: Copy>(&mut self, values: &[T]) -> *mut T {
-        let align = self.next.align_offset(align_of::<T>().max(16));
-        let place = self.next.wrapping_add(align).cast::<T>();
-        let after = place.wrapping_add(values.len()).cast::<u8>();
-        assert!(after <= self.end, "the arena's size was counted before");
-        // SAFETY: the place is aligned, inside the mapping and new, so it overlaps nothing.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), place, values.len()) };
-        self.next = after;
-        place
+    /// The top of a new stack, which grows down from there.
+    fn stack(&mut self) -> *mut u8 {
+        let bottom = self.put(&[0u128; STACK_BYTES / size_of::<u128>()]);
+        bottom.cast::<u8>().wrapping_add(STACK_BYTES)
     }
 
     fn report(&mut self, report: &Report) -> Text {
@@ -130,7 +111,7 @@ pub(super) struct Inside {
 pub(super) fn birth(
     private: &Private,
     (steps_before, rest): (&[Step], &[Step]),
-    channel: RawFd,
+    (channel, listener): (RawFd, Option<RawFd>),
     path: &Path,
     home: Option<&str>,
 ) -> Result<Inside, LaunchError> {
@@ -138,7 +119,7 @@ pub(super) fn birth(
     let (mut gate, mut filter, mut command) = (false, None, None);
     for step in rest {
         match step {
-            Step::Gate => gate = true,
+            Step::Gate | Step::GateSocket(_) => gate = true,
             Step::Seccomp(found) => filter = Some(found),
             Step::Exec { args, env } => command = Some((args, env)),
             _ => {}
@@ -151,7 +132,7 @@ pub(super) fn birth(
     let name = path.to_string_lossy().into_owned();
     let instructions = filter.map_or(0, |filter: &Filter| size_of_val(filter.program.as_slice()));
     // Eight texts that name the program, and the fixed part.
-    let mut arena = Arena::new(size + instructions + 8 * (name.len() * 6 + 512) + 4 * PAGE)?;
+    let mut arena = Arena::new(size + instructions + 8 * (name.len() * 6 + 512) + 4 * PAGE + STACK_BYTES)?;
     let at_gate = arena.report(&Report::Gate);
     let executing = arena.report(&Report::Executing);
     let filter_failed = arena.failed("seccomp(SECCOMP_SET_MODE_FILTER)".into());
@@ -163,6 +144,7 @@ pub(super) fn birth(
     let (known_read, known_write) = crate::fd::pipe()?;
     let orders = Orders {
         channel,
+        listener: listener.unwrap_or(-1),
         known: [known_read.as_raw_fd(), known_write.as_raw_fd()],
         gate,
         terminal,
@@ -183,16 +165,17 @@ pub(super) fn birth(
         bad_format,
         failed,
     };
+    let (orders, stack) = (arena.put(&[orders]).cast_const(), arena.stack());
     private.keep_from_children()?;
-    match bear(&orders) {
+    match bear(orders, stack) {
         Ok((pid, pidfd)) => Ok(Inside { pid, pidfd, known: known_write }),
         Err(Errno::ENOMEM) => Err(LaunchError::NotRunning),
         Err(errno) => Err(Error::new("clone3(CLONE_PARENT|CLONE_PIDFD)", errno).into()),
     }
 }
 
-/// `orders` lie on the stack, which the child has, and point into the arena, which it has too.
-fn bear(orders: &Orders) -> Result<(i32, Option<OwnedFd>), Errno> {
+/// `orders` and the stack below `stack` lie in the arena, which the child has.
+fn bear(orders: *const Orders, stack: *mut u8) -> Result<(i32, Option<OwnedFd>), Errno> {
     /// VER0 of the structure.
     #[repr(C)]
     #[derive(Default)]
@@ -209,10 +192,15 @@ fn bear(orders: &Orders) -> Result<(i32, Option<OwnedFd>), Errno> {
     let mut pidfd: RawFd = -1;
     let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
     // With CLONE_PARENT the exit signal is our own, and clone3 wants none.
-    let args = CloneArgs { flags, pidfd: &raw mut pidfd as u64, ..CloneArgs::default() };
+    let args = CloneArgs {
+        flags,
+        pidfd: &raw mut pidfd as u64,
+        stack: stack.wrapping_sub(STACK_BYTES) as u64,
+        stack_size: STACK_BYTES as u64,
+        ..CloneArgs::default()
+    };
     let size = size_of::<CloneArgs>();
-    match raw(libc::SYS_clone3, [&raw const args as usize, size, 0, 0, 0, 0]) {
-        0 => run(orders),
+    match clone_onto_stack(libc::SYS_clone3, &raw const args as usize, size, orders) {
         pid if pid > 0 => return Ok((pid as i32, Some(own(pidfd)))),
         error => match Errno::from_raw(-error as i32) {
             Errno::ENOSYS | Errno::EPERM => {}
@@ -220,17 +208,69 @@ fn bear(orders: &Orders) -> Result<(i32, Option<OwnedFd>), Errno> {
         },
     }
     let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as usize;
-    match raw(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]) {
-        0 => run(orders),
+    match clone_onto_stack(libc::SYS_clone, flags, stack as usize, orders) {
         pid if pid > 0 => Ok((pid as i32, None)),
         error => Err(Errno::from_raw(-error as i32)),
     }
 }
 
+/// clone3 or clone, whose child goes on in `run` on the stack that the arguments name; only the parent comes back.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+fn clone_onto_stack(number: libc::c_long, first: usize, second: usize, orders: *const Orders) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention (clone's other arguments are unused without their flags). The child has
+    // a stack of its own, aligned to 16, and never returns from `run`.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") number as isize => result,
+            in("rdi") first, in("rsi") second, in("rdx") 0, in("r10") 0, in("r8") 0,
+            in("r12") orders, in("r13") run as extern "C" fn(*const Orders) -> !,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    result
+}
+
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code)]
+fn clone_onto_stack(number: libc::c_long, first: usize, second: usize, orders: *const Orders) -> isize {
+    let result: isize;
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x20",
+            "blr x21",
+            "brk #1",
+            "2:",
+            in("x8") number,
+            inlateout("x0") first as isize => result,
+            in("x1") second, in("x2") 0, in("x3") 0, in("x4") 0,
+            in("x20") orders, in("x21") run as extern "C" fn(*const Orders) -> !,
+            lateout("x30") _,
+        );
+    }
+    result
+}
+
 const FAILED: usize = 127;
 
 /// The tail itself. Nothing here may allocate, panic or touch errno: there is no memory for it.
-fn run(orders: &Orders) -> ! {
+#[allow(unsafe_code)]
+extern "C" fn run(orders: *const Orders) -> ! {
+    // SAFETY: `bear` passes the orders in the arena, which is never given back.
+    let orders = unsafe { &*orders };
     let [known_read, known_write] = orders.known;
     raw(libc::SYS_close, [known_write as usize, 0, 0, 0, 0, 0]);
     let byte = 0u8;
@@ -247,21 +287,17 @@ fn run(orders: &Orders) -> ! {
     if orders.terminal {
         raw(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0, 0, 0, 0]);
     }
-    let go = [0u8; GO.len()];
+    let mut channel = orders.channel;
     if orders.gate {
-        tell(orders, &orders.at_gate, 0);
-        loop {
-            let place = &raw const go as usize;
-            let received = raw(libc::SYS_recvfrom, [orders.channel as usize, place, GO.len(), 0, 0, 0]);
-            if received == GO.len() as isize {
-                break;
-            }
-            if received != -(libc::EINTR as isize) {
-                end(FAILED);
-            }
+        tell(channel, &orders.at_gate, 0);
+        if !is_let_go(channel) {
+            end(FAILED);
+        }
+        if orders.listener >= 0 {
+            channel = starter(orders.listener);
         }
     }
-    tell(orders, &orders.executing, 0);
+    tell(channel, &orders.executing, 0);
     if orders.has_filter {
         let program = &raw const orders.filter as usize;
         let loaded = if orders.filter_flags == 0 {
@@ -272,7 +308,7 @@ fn run(orders: &Orders) -> ! {
             raw(libc::SYS_seccomp, [operation, flags, program, 0, 0, 0])
         };
         if loaded < 0 {
-            tell(orders, &orders.filter_failed, -loaded);
+            tell(channel, &orders.filter_failed, -loaded);
             end(FAILED);
         }
     }
@@ -283,12 +319,41 @@ fn run(orders: &Orders) -> ! {
         libc::ENOEXEC => &orders.bad_format,
         _ => &orders.failed,
     };
-    tell(orders, text, errno);
+    tell(channel, text, errno);
     end(FAILED)
 }
 
+/// The word of whoever is at the other end; false: it has gone.
+fn is_let_go(channel: RawFd) -> bool {
+    let go = [0u8; GO.len()];
+    loop {
+        let place = &raw const go as usize;
+        let received = raw(libc::SYS_recvfrom, [channel as usize, place, GO.len(), 0, 0, 0]);
+        if received != -(libc::EINTR as isize) {
+            return received == GO.len() as isize;
+        }
+    }
+}
+
+/// As `Child::wait_at_socket`: the connection over which another command said GO.
+fn starter(listener: RawFd) -> RawFd {
+    loop {
+        let accepted = raw(libc::SYS_accept4, [listener as usize, 0, 0, libc::SOCK_CLOEXEC as usize, 0, 0]);
+        if accepted == -(libc::EINTR as isize) || accepted == -(libc::ECONNABORTED as isize) {
+            continue;
+        }
+        if accepted < 0 {
+            end(FAILED);
+        }
+        if is_let_go(accepted as RawFd) {
+            return accepted as RawFd;
+        }
+        raw(libc::SYS_close, [accepted as usize, 0, 0, 0, 0, 0]);
+    }
+}
+
 #[allow(unsafe_code)]
-fn tell(orders: &Orders, text: &Text, errno: isize) {
+fn tell(channel: RawFd, text: &Text, errno: isize) {
     if !text.digits.is_null() {
         let mut left = errno;
         let mut place = 5;
@@ -302,7 +367,7 @@ fn tell(orders: &Orders, text: &Text, errno: isize) {
         }
     }
     let flags = libc::MSG_NOSIGNAL as usize;
-    raw(libc::SYS_sendto, [orders.channel as usize, text.start as usize, text.length, flags, 0, 0]);
+    raw(libc::SYS_sendto, [channel as usize, text.start as usize, text.length, flags, 0, 0]);
 }
 
 fn end(code: usize) -> ! {
@@ -315,7 +380,7 @@ fn end(code: usize) -> ! {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[inline(always)]
-fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
+pub(super) fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: the kernel's calling convention; callers pass pointers to what outlives the call. A child without
     // CLONE_VM returns here on its own copy of the stack.
@@ -335,7 +400,7 @@ fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
 #[inline(always)]
-fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
+pub(super) fn raw(number: libc::c_long, args: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: as above.
     unsafe {

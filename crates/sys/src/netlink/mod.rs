@@ -1,11 +1,13 @@
 //! Netlink: requests with attributes, answers with errors in words. `route` speaks of links, addresses and routes,
 //! `nft` of the packet filter. A socket stays in the network namespace in which it was opened.
 
+mod device;
 mod message;
 pub mod nft;
 pub mod route;
 
 use crate::error::{Context, Error, Result};
+pub use device::move_device;
 use message::{Attributes, Parts, Request};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send};

@@ -12,25 +12,25 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
-const RTM_SETLINK: u16 = 19;
-const RTM_NEWADDR: u16 = 20;
-const RTM_GETADDR: u16 = 22;
+pub(super) const RTM_SETLINK: u16 = 19;
+pub(super) const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 
 const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
-const IFLA_NET_NS_FD: u16 = 28;
+pub(super) const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_BROADCAST: u16 = 4;
+pub(super) const IFA_ADDRESS: u16 = 1;
+pub(super) const IFA_LOCAL: u16 = 2;
+pub(super) const IFA_BROADCAST: u16 = 4;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -39,7 +39,7 @@ const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
 
 const AF_INET: u8 = libc::AF_INET as u8;
-const IFF_UP: u32 = 1;
+pub(super) const IFF_UP: u32 = 1;
 const LINK_HEADER_BYTES: usize = 16;
 const ADDRESS_HEADER_BYTES: usize = 8;
 const ROUTE_HEADER_BYTES: usize = 12;
@@ -109,7 +109,7 @@ pub struct VethPair<'a> {
 
 /// A conversation about the links of one network namespace.
 #[derive(Debug)]
-pub struct RouteSocket(Socket);
+pub struct RouteSocket(pub(super) Socket);
 
 impl RouteSocket {
     /// Of this thread's network namespace.
@@ -227,7 +227,7 @@ fn new_link(shown: String) -> Request {
 }
 
 /// struct ifinfomsg
-fn link_header(index: u32, flags: u32, change: u32) -> Vec<u8> {
+pub(super) fn link_header(index: u32, flags: u32, change: u32) -> Vec<u8> {
     let mut header = vec![0; 4];
     header.extend(index.to_ne_bytes());
     header.extend(flags.to_ne_bytes());
