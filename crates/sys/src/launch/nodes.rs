@@ -38,10 +38,11 @@ pub(super) fn make_device(child: &mut Child<'_>, device: &Device) -> Result<(), 
             };
             is_device(host.as_fd(), kind, number, call)?;
             let point = create_file_in_root(root, &device.path, 0)?;
-            return Ok(match spare {
+            match spare {
                 Some(tree) => mount::move_mount(tree.as_fd(), point.as_fd())?,
                 None => bind_fd(host.as_fd(), point.as_fd())?,
-            });
+            }
+            return Ok(());
         }
         Err(errno) => return Err(Error::new(call(), errno).into()),
     }
