@@ -265,7 +265,7 @@ fn plan(
     }
     plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
-    finish(&mut plan, &settings, &stdio, Gate::Wait, args);
+    finish(&mut plan, &settings, &stdio, Gate::Wait { hooks: None }, args);
     Ok(Planned { plan, settings, begun })
 }
 
