@@ -122,6 +122,8 @@ fn main() {
         host_network: false,
         host_ipc: false,
         host_pid: false,
+        joined: Vec::new(),
+        oom_score_adj: killick_container::sandbox::PAUSE_OOM_SCORE_ADJ,
         sysctls: Vec::new(),
         shm_bytes: 64 << 20,
         cgroup: None,

@@ -181,7 +181,7 @@ fn plan(
     let mut settings = settings(process, user, seccomp, born, join.pid)?;
     settings.attributes = attributes::of(spec)?;
     let bundle = directory(&rootfs);
-    let state = crate::hooks::state(crate::SPEC_VERSION, &id, bundle, spec);
+    let state = crate::hooks::state(crate::features::SPEC_VERSION, &id, bundle, spec);
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, &state)?;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
@@ -191,6 +191,7 @@ fn plan(
 
     let mut plan = Plan::new();
     let begun = begin_first(&mut plan, cgroup, settings.oom_score_adj)?;
+    settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
     if api == Api::Classic
         && born == Born::Outside
@@ -263,7 +264,7 @@ fn plan(
     }
     plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
-    finish(&mut plan, &settings, &stdio, Gate::Wait, args);
+    finish(&mut plan, &settings, &stdio, Gate::Wait { hooks: None }, args);
     Ok(Planned { plan, settings, begun })
 }
 
@@ -441,6 +442,7 @@ pub(crate) fn settings(
         pid_namespace: pid != PidMode::Host,
         attributes: Attributes::default(),
         rdt: None,
+        labels: crate::labels::of(process),
         listener: None,
     })
 }

@@ -45,8 +45,8 @@ pub struct BundleRequest<'a> {
     pub keyring: Option<String>,
     /// The root is moved over the host's, where that is one which pivot_root refuses.
     pub no_pivot: bool,
-    /// From `killick_sys::launch::gate_listen`: where another process will start it.
-    pub gate: OwnedFd,
+    /// From `killick_sys::launch::gate_listen`: where another process will start it. None: `BundleBirth::start` does.
+    pub gate: Option<OwnedFd>,
     /// `hooks::state`.
     pub state: &'a Map<String, Value>,
 }
@@ -61,6 +61,16 @@ pub struct BundleBirth {
     meetings: Meetings,
     /// After `launch`: nobody is in it then.
     rdt: Held,
+    has_socket: bool,
+}
+
+/// A moment of a birth at which the child waits for the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Met {
+    /// prestart and createRuntime are to be run, then `go` is to be called.
+    Hooks,
+    /// What was to do is done.
+    Done,
 }
 
 /// A birth that has made no step for so long is given up.
@@ -79,6 +89,7 @@ pub fn create_with(
     change: impl FnOnce(&mut Plan),
 ) -> Result<BundleBirth, LaunchError> {
     let id = request.id.clone();
+    let has_socket = request.gate.is_some();
     let rdt = Held(rdt::create(request.spec, &id).map_err(LaunchError::Unsupported)?);
     let Planned { mut plan, mut settings, born_in, placing, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
     settings.rdt = rdt.0.clone();
@@ -91,7 +102,7 @@ pub fn create_with(
     let launch = launch(plan, pid_namespace, born_in)?;
     // Those that follow the first process are seen by it, and by whoever joins its namespace later.
     settings.born_outside = !matches!(pid, Pid::Host);
-    Ok(BundleBirth { id, launch, settings, placing, meetings, rdt })
+    Ok(BundleBirth { id, launch, settings, placing, meetings, rdt, has_socket })
 }
 
 impl BundleBirth {
@@ -116,13 +127,62 @@ impl BundleBirth {
         self.launch.child().map(|process| Record::new(&self.id, process, &self.settings))
     }
 
+    /// Readable when `progress` has something new.
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.launch.channel()
+    }
+
+    /// Pending, then AtGate, after `start` Running; or Failed. Never blocks.
+    pub fn progress(&mut self) -> Progress {
+        listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First)
+    }
+
+    /// When to ask `progress` again though nothing was readable: before the deadline only on kernels without pidfds.
+    pub fn next_look(&self, deadline: Instant) -> Instant {
+        self.launch.next_look(deadline)
+    }
+
+    /// The process that prepares the container, which in a PID namespace of others is not its first one.
+    pub fn child(&self) -> Option<&PidFd> {
+        self.launch.child()
+    }
+
+    /// Readable when the child waits for the runtime: then `meet`. None when there is nothing more to come.
+    pub fn rendezvous(&self) -> Option<BorrowedFd<'_>> {
+        self.meetings.socket()
+    }
+
+    /// Does what the child waits for; None when it does not wait (it has died: the channel says of what).
+    pub fn meet(&mut self) -> Result<Option<Met>, LaunchError> {
+        match self.meetings.next() {
+            Some(Meeting::NetDevices(devices)) => {
+                let pid = self.launch.child().map_or(0, PidFd::pid);
+                crate::net_devices::move_all(&devices, pid).map_err(LaunchError::Unsupported)?;
+                self.meetings.done()?;
+                Ok(Some(Met::Done))
+            }
+            Some(Meeting::Hooks) => Ok(Some(Met::Hooks)),
+            None => Ok(None),
+        }
+    }
+
+    /// The hooks have run: the child goes on.
+    pub fn go(&self) -> Result<(), LaunchError> {
+        self.meetings.done()
+    }
+
+    /// Opens a gate that has no socket: the program runs once `progress` is Running.
+    pub fn start(&mut self) -> Result<(), LaunchError> {
+        self.launch.open_gate()
+    }
+
     /// Blocks until the container waits at its gate. `hooks` runs the runtime's own hooks at their moment, with the
     /// first process's pid; its failure ends the birth.
     pub fn at_gate(&mut self, hooks: impl FnOnce(i32) -> Result<(), String>) -> Result<(), LaunchError> {
         let mut hooks = Some(hooks);
         let mut deadline = Instant::now() + CREATE_DEADLINE;
         loop {
-            match listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First) {
+            match self.progress() {
                 Progress::AtGate | Progress::Running => return Ok(()),
                 Progress::Failed(error) => return Err(error),
                 Progress::Pending => {}
@@ -133,16 +193,12 @@ impl BundleBirth {
             if !self.is_here(deadline)? {
                 continue;
             }
-            let pid = self.launch.child().map_or(0, PidFd::pid);
-            let done = match self.meetings.next() {
-                Some(Meeting::NetDevices(devices)) => crate::net_devices::move_all(&devices, pid),
-                Some(Meeting::Hooks) => hooks.take().map_or(Ok(()), |hooks| hooks(pid)),
-                // It has died: the channel says of what.
-                None => continue,
-            };
-            done.map_err(LaunchError::Unsupported)?;
+            if self.meet()? == Some(Met::Hooks) {
+                let pid = self.launch.child().map_or(0, PidFd::pid);
+                hooks.take().map_or(Ok(()), |hooks| hooks(pid)).map_err(LaunchError::Unsupported)?;
+                self.go()?;
+            }
             deadline = Instant::now() + CREATE_DEADLINE;
-            self.meetings.done()?;
         }
     }
 
@@ -170,10 +226,13 @@ impl BundleBirth {
         self.launch.take_terminal()
     }
 
-    /// The container, at its gate: from here on it lives on when this process ends, so its record must be safe.
+    /// The container, at a gate with a socket: from here on it lives on when this process ends, so its record must be
+    /// safe. Without a socket: the container that runs.
     pub fn into_container(mut self) -> Result<Container, LaunchError> {
-        self.launch.open_gate()?;
-        let BundleBirth { id, launch, settings, placing: _, meetings: _, mut rdt } = self;
+        if self.has_socket {
+            self.launch.open_gate()?;
+        }
+        let BundleBirth { id, launch, settings, placing: _, meetings: _, mut rdt, has_socket: _ } = self;
         let process = launch.into_process().ok_or(LaunchError::NotRunning)?;
         rdt.0 = None;
         Ok(Container { id, process, settings })
@@ -265,8 +324,9 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     plan.keep_inherited(inherited);
     let Begun { born_in, placing } = begin_first(&mut plan, Some(cgroup), settings.oom_score_adj)?;
     join_rdt(&mut plan, rdt)?;
+    settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
-    let gate = plan.fd("gate", gate);
+    let gate = gate.map(|gate| plan.fd("gate", gate));
     if !facts.cgroup_namespace {
         new.retain(|kind| *kind != NamespaceKind::Cgroup);
     }
@@ -358,11 +418,15 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
         plan.push(Step::ReadonlyRoot);
     }
     plan.extend(propagation.after.map(Step::PropagateFlags));
-    plan.extend(keyring.map(Step::SessionKeyring));
+    plan.extend(settings.labels.keyring(keyring));
     plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);
-    finish(&mut plan, &settings, &stdio, Gate::Socket { listener: gate, hooks }, args);
+    let gate = match gate {
+        Some(listener) => Gate::Socket { listener, hooks },
+        None => Gate::Wait { hooks },
+    };
+    finish(&mut plan, &settings, &stdio, gate, args);
     if spec.process().is_none() {
         plan.without_program();
     }
