@@ -181,7 +181,7 @@ fn plan(
     let mut settings = settings(process, user, seccomp, born, join.pid)?;
     settings.attributes = attributes::of(spec)?;
     let bundle = directory(&rootfs);
-    let state = crate::hooks::state(crate::SPEC_VERSION, &id, bundle, spec);
+    let state = crate::hooks::state(crate::features::SPEC_VERSION, &id, bundle, spec);
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, &state)?;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
@@ -191,6 +191,7 @@ fn plan(
 
     let mut plan = Plan::new();
     let begun = begin_first(&mut plan, cgroup, settings.oom_score_adj)?;
+    settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
     if api == Api::Classic
         && born == Born::Outside
@@ -446,6 +447,7 @@ pub(crate) fn settings(
         chroot: false,
         attributes: Attributes::default(),
         rdt: None,
+        labels: crate::labels::of(process),
         listener: None,
     })
 }

@@ -278,6 +278,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     plan.keep_inherited(inherited);
     let Begun { born_in, placing } = begin_first(&mut plan, Some(cgroup), settings.oom_score_adj)?;
     join_rdt(&mut plan, rdt)?;
+    settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = gate.map(|gate| plan.fd("gate", gate));
     if !facts.cgroup_namespace {
@@ -379,7 +380,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
         plan.push(Step::ReadonlyRoot);
     }
     plan.extend(propagation.after.map(Step::PropagateFlags));
-    plan.extend(keyring.map(Step::SessionKeyring));
+    plan.extend(settings.labels.keyring(keyring));
     plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
     let hooks = hooks(Kind::StartContainer, &settings.env, None);

@@ -94,7 +94,7 @@ pub fn exec_process(facts: &Facts, container: &Container, request: ProcessReques
         listener: first.listener.clone(),
         ..described
     };
-    let mut more: Vec<Step> = keyring.map(Step::SessionKeyring).into_iter().collect();
+    let mut more = settings.labels.keyring(keyring);
     more.extend(crate::scheduling::affinity(process)?);
     more.extend(crate::scheduling::steps(process)?);
     start(facts, container, settings, args, stdio, attach, How { inherited, more }, |_| {})
@@ -121,6 +121,7 @@ fn start(
     plan.keep_inherited(how.inherited);
     let born_in = begin(&mut plan, attach, settings.oom_score_adj)?;
     join_rdt(&mut plan, settings.rdt.as_ref())?;
+    settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
     if let Some(maps) = &settings.user_namespace {
         let fds = match &stdio {

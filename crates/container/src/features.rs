@@ -101,8 +101,8 @@ pub fn features() -> Value {
                 "knownFlags": seccomp_flags().map(|(_, name)| name).collect::<Vec<_>>(),
                 "supportedFlags": supported_flags,
             },
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
             "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "memoryPolicy": {
                 "modes": crate::memory_policy::MODES,

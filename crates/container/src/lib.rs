@@ -28,6 +28,7 @@ mod exec;
 pub mod features;
 pub mod hooks;
 mod id_maps;
+mod labels;
 mod meeting;
 pub mod memory_policy;
 mod mounts;
@@ -51,9 +52,6 @@ pub mod update;
 
 pub use birth::{Created, create, create_with, may_ptrace};
 pub use exec::{Exec, ProcessRequest, exec, exec_process, exec_with};
-/// The specification that states speak of.
-pub const SPEC_VERSION: &str = "1.3.0";
-
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;

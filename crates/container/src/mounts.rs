@@ -51,6 +51,8 @@ pub(crate) struct MountSteps {
     pub(crate) mounts: Vec<Step>,
     /// What had to be written to first.
     pub(crate) finish: Vec<Step>,
+    /// SELinux's context of the files of new file systems.
+    label: Option<String>,
 }
 
 pub(crate) struct Planner<'a> {
@@ -69,6 +71,7 @@ pub(crate) struct Planner<'a> {
 
 impl Planner<'_> {
     pub(crate) fn mount_all(&mut self, spec: &Spec) -> Result<(), LaunchError> {
+        self.steps.label = crate::labels::of_mounts(spec);
         for mount in spec.mounts().iter().flatten() {
             self.mount(mount)?;
         }
@@ -150,7 +153,7 @@ impl Planner<'_> {
             source: MountSource::Filesystem {
                 fstype: fstype.into(),
                 source: source.into(),
-                data: options.data.clone(),
+                data: crate::labels::with_context(fstype, &options.data, self.steps.label.as_deref()),
             },
             point,
             set,

@@ -131,6 +131,7 @@ pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio,
     if let PlannedStdio::Streams(fds) = stdio {
         plan.push(Step::Stdio(*fds));
     }
+    plan.extend(settings.labels.steps());
     plan.push(Step::CloseDone);
     plan.extend([
         Step::FindUser(settings.user.who()),

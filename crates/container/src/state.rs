@@ -1,6 +1,7 @@
 //! A container that lives: what the next exec, a kill and a restarted shim need to know of it.
 
 use crate::attributes::Attributes;
+use crate::labels::Labels;
 use crate::rdt::Rdt;
 use crate::seccomp::listener::Listener;
 use killick_sys::caps::CapSets;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) attributes: Attributes,
     #[serde(default)]
     pub(crate) rdt: Option<Rdt>,
+    #[serde(default)]
+    pub(crate) labels: Labels,
     /// Who answers for the filter.
     #[serde(default)]
     pub(crate) listener: Option<Listener>,

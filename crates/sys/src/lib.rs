@@ -11,6 +11,7 @@ pub mod facts;
 pub mod fd;
 pub mod hook;
 pub mod launch;
+pub mod lsm;
 pub mod mount;
 pub mod netlink;
 pub mod ns;

@@ -302,9 +302,10 @@ impl NewFilesystem {
 
     /// Options as mount(2) takes them: `mode=755,size=64k`, `newinstance`.
     pub fn set_data(&self, data: &str) -> Result<()> {
-        for option in data.split(',').filter(|option| !option.is_empty()) {
+        for option in split_options(data) {
             match option.split_once('=') {
-                Some((key, value)) => self.set(key, value)?,
+                // mount(2) takes the quotes off (a security context has commas).
+                Some((key, value)) => self.set(key, value.trim_matches('"'))?,
                 None => self.set_flag(option)?,
             }
         }
@@ -345,6 +346,16 @@ impl NewFilesystem {
     }
 }
 
+/// At commas that are not between quotes.
+fn split_options(data: &str) -> Vec<&str> {
+    let mut quoted = false;
+    let at_comma = |letter: char| {
+        quoted ^= letter == '"';
+        letter == ',' && !quoted
+    };
+    data.split(at_comma).filter(|option| !option.is_empty()).collect()
+}
+
 /// pivot_root(".", "."): the new root goes over the old one, which stays reachable as "." below it.
 #[allow(unsafe_code)]
 pub fn pivot_root_here() -> Result<()> {
@@ -379,4 +390,17 @@ pub fn flags_of(fd: BorrowedFd<'_>) -> Result<u64> {
 pub fn fs_magic(fd: impl AsFd) -> Result<i64> {
     let stat = nix::sys::statfs::fstatfs(&fd).call(|| format!("fstatfs({})", describe(&fd)))?;
     Ok(stat.filesystem_type().0 as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_comma_does_not_end_an_option() {
+        assert_eq!(
+            split_options("mode=755,,context=\"u:r:t:s0:c1,c2\",ro"),
+            ["mode=755", "context=\"u:r:t:s0:c1,c2\"", "ro"]
+        );
+    }
 }

@@ -3,6 +3,7 @@
 
 use crate::caps::{CapSet, CapSets};
 use crate::hook::Hooks;
+use crate::lsm::Labelled;
 use crate::ns::NamespaceKind;
 use crate::numa::MemoryPolicy;
 use crate::schedule::SchedAttr;
@@ -322,6 +323,13 @@ pub enum Step {
     /// All cpus that the cgroup allows, whatever the caller was bound to; a refusal is a warning.
     AllCpus,
     MemoryPolicy(MemoryPolicy),
+    /// While /proc is the host's; `Label` writes to it.
+    OpenLabel(Labelled),
+    /// Before `CloseDone`.
+    Label {
+        what: Labelled,
+        label: String,
+    },
     /// A session keyring of the container's, not the caller's; a refusal is a warning.
     SessionKeyring(String),
     /// Tells the parent that what follows is execve: from here a closed channel means that it succeeded. Before the

@@ -11,6 +11,7 @@ use super::{exec, inside, rootfs, tail, terminal, user};
 use crate::caps;
 use crate::error::{Context, Error, Result};
 use crate::fd;
+use crate::lsm::{self, Labelled};
 use crate::ns::{self, NamespaceKind};
 use crate::schedule;
 use crate::signal;
@@ -31,6 +32,7 @@ pub(super) struct Child<'a> {
     pub(super) root: Root,
     pub(super) trees: BTreeMap<Tree, OwnedFd>,
     pub(super) spares: inside::Spares,
+    labels: BTreeMap<Labelled, OwnedFd>,
     pub(super) ids: Ids,
     pub(super) home: Option<String>,
     /// A directory that root could not enter.
@@ -52,6 +54,7 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
         root: Root::default(),
         trees: BTreeMap::new(),
         spares: inside::Spares::default(),
+        labels: BTreeMap::new(),
         ids: Ids::default(),
         home: None,
         chdir_as_user: None,
@@ -97,6 +100,7 @@ impl Child<'_> {
                 self.root.forget();
                 self.trees.clear();
                 self.spares = inside::Spares::default();
+                self.labels.clear();
                 match self.fds_end {
                     0 => fd::close_all_except(&keep)?,
                     end => fd::close_all_except_below(&keep, end)?,
@@ -245,6 +249,14 @@ impl Child<'_> {
                 }
                 Ok(())
             }
+            Step::OpenLabel(what) => {
+                self.labels.insert(*what, lsm::open(*what)?);
+                Ok(())
+            }
+            Step::Label { what, label } => match self.labels.get(what) {
+                Some(file) => Ok(lsm::write(file, *what, label)?),
+                None => Err(Error::new(lsm::describe(*what, label), Errno::EBADF).into()),
+            },
             Step::MemoryPolicy(policy) => Ok(crate::numa::set_policy(policy)?),
             Step::SessionKeyring(name) => {
                 if let Err(error) = schedule::join_session_keyring(name) {

@@ -1,6 +1,7 @@
 //! Plans as text, one line for each step, as strace would have it; the golden files of the tests are made of these.
 
 use super::plan::{Device, DeviceKind, Fd, MountSource, Plan, Step, Tree, Who};
+use crate::lsm;
 use crate::ns::flag_names;
 use std::fmt;
 
@@ -169,6 +170,9 @@ impl fmt::Display for Shown<'_> {
             Step::Scheduler(attr) => write!(f, "sched_setattr(policy={}, nice={})", attr.policy, attr.nice),
             Step::IoPriority(priority) => write!(f, "ioprio_set({priority:#x})"),
             Step::Affinity(cpus) => write!(f, "sched_setaffinity({cpus:?})"),
+            Step::OpenLabel(what) => write!(f, "open(attr of {what:?})"),
+            Step::Label { what, label } if label.is_empty() => write!(f, "{}", lsm::shown(*what, "")),
+            Step::Label { what, label } => write!(f, "{}", lsm::describe(*what, label)),
             Step::AllCpus => write!(f, "sched_setaffinity(all)"),
             Step::MemoryPolicy(policy) => write!(f, "set_mempolicy({:#x}, nodes {:?})", policy.mode, policy.nodes),
             Step::SessionKeyring(name) => write!(f, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"),
