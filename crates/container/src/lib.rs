@@ -29,10 +29,12 @@ pub mod features;
 pub mod hooks;
 #[doc(hidden)]
 pub mod hostile;
+mod id_maps;
 mod labels;
 mod meeting;
 pub mod memory_policy;
 mod mounts;
+mod namespaces;
 mod net_devices;
 mod options;
 mod pid_namespace;
