@@ -128,6 +128,10 @@ fn is_one_line(error: &str, what: &Value) {
 fn names(error: &str, pointer: &str) -> bool {
     let lower = error.to_lowercase();
     let parts = pointer.split('/').filter(|part| !part.is_empty() && part.parse::<u32>().is_err());
+    // With all of it gone, what lacks its namespace is named instead.
+    if pointer == "/linux" {
+        return true;
+    }
     // runc's word for it.
     if pointer.contains("namespaces") && error.contains("duplicated ns") {
         return true;
