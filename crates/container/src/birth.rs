@@ -213,8 +213,10 @@ fn plan(
         sources,
         steps: MountSteps::default(),
         next_tree: 0,
+        user: None,
     };
     planner.mount_all(spec)?;
+    planner.node_spares(spec);
     let steps = planner.steps;
     plan.extend([Step::Umask(0), Step::NewSession]);
     let mut unshare = vec![NamespaceKind::Mount];
@@ -440,6 +442,9 @@ pub(crate) fn settings(
         oom_score_adj: process.oom_score_adj(),
         born_outside: born == Born::Outside,
         pid_namespace: pid != PidMode::Host,
+        user_namespace: None,
+        time_namespace: false,
+        chroot: false,
         attributes: Attributes::default(),
         rdt: None,
         labels: crate::labels::of(process),
