@@ -28,7 +28,7 @@ impl Bundle {
             false => format!("JSON specification file {} not found: no such file or directory", file.display()),
         })?;
         let warnings = crate::support::check(&mut config)?;
-        let spec: Spec = decode(config.clone(), "config.json")?;
+        let spec: Spec = typed(&config, "")?;
         let rootfs = spec.root().as_ref().map(|root| path.join(root.path())).unwrap_or_default();
         let rootfs = fs::canonicalize(&rootfs)
             .map_err(|error| format!("invalid rootfs: stat {}: {}", rootfs.display(), plain(&error)))?;
@@ -39,19 +39,6 @@ impl Bundle {
     }
 }
 
-/// A value as a type; what does not fit is named by its path: `process.user.uid: invalid type: …`.
-pub fn decode<T: serde::de::DeserializeOwned>(value: Value, what: &str) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        one_line(&match error.path().to_string().as_str() {
-            "." => format!("{what}: {:.ERROR_CHARS_MAX$}", error.inner().to_string()),
-            path => format!("{what}: {path}: {:.ERROR_CHARS_MAX$}", error.inner().to_string()),
-        })
-    })
-}
-
-/// More of a value is no help.
-const ERROR_CHARS_MAX: usize = 1000;
-
 /// An error quotes what others wrote, with line ends and all: what is told is one line.
 pub fn one_line(text: &str) -> String {
     let mut line = String::new();
@@ -59,6 +46,16 @@ pub fn one_line(text: &str) -> String {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line
+}
+
+/// JSON as what it is meant to be; the error names the field (below `prefix`) and what is wrong with it.
+pub fn typed<T: serde::de::DeserializeOwned>(json: &Value, prefix: &str) -> Result<T, String> {
+    serde_path_to_error::deserialize(json).map_err(|error| {
+        let path = error.path().to_string();
+        let dot = if prefix.is_empty() || path == "." { "" } else { "." };
+        let path = if path == "." { "" } else { path.as_str() };
+        format!("{prefix}{dot}{path}: {}", error.inner())
+    })
 }
 
 /// A PID namespace of its own: with its first process all others die.

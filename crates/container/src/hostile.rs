@@ -27,7 +27,7 @@ pub fn config(bytes: &[u8], bundle: &Path, cgroup: &Cgroup) -> Result<String, St
 fn planned(bytes: &[u8], bundle: &Path, cgroup: &Cgroup) -> Result<String, String> {
     let mut value = json(bytes)?;
     support::check(&mut value)?;
-    let spec: Spec = config::decode(value, "config.json")?;
+    let spec: Spec = config::typed(&value, "")?;
     let linux = spec.linux().as_ref();
     let wanted = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
     for version in [resources::Version::V1, resources::Version::V2] {
@@ -58,7 +58,7 @@ fn planned(bytes: &[u8], bundle: &Path, cgroup: &Cgroup) -> Result<String, Strin
 
 /// A seccomp profile up to its filter.
 pub fn seccomp(bytes: &[u8]) -> Result<usize, String> {
-    let profile: LinuxSeccomp = config::decode(json(bytes)?, "linux.seccomp")?;
+    let profile: LinuxSeccomp = config::typed(&json(bytes)?, "linux.seccomp")?;
     let filter = compile(&profile, &Kernel::detect()).map_err(|error| error.to_string())?;
     Ok(filter.program.len())
 }
@@ -67,17 +67,16 @@ pub fn seccomp(bytes: &[u8]) -> Result<usize, String> {
 pub fn process(bytes: &[u8]) -> Result<(), String> {
     let mut value = json(bytes)?;
     support::check_process(&mut value)?;
-    config::decode::<oci_spec::runtime::Process>(value, "process").map(drop)
+    config::typed::<oci_spec::runtime::Process>(&value, "process").map(drop)
 }
 
 /// What we kept ourselves: records of containers, sandboxes and cgroups. None leads to a process that is not the one
 /// recorded, nor to a cgroup that is not below a root.
 pub fn record(bytes: &[u8]) -> Result<(), String> {
     let value = json(bytes)?;
-    let record = config::decode::<Record>(value.clone(), "record").map(|record| drop(crate::reopen(record)));
-    let sandbox =
-        config::decode::<SandboxRecord>(value.clone(), "record").map(|record| drop(crate::sandbox::reopen(record)));
-    let cgroup = config::decode::<Cgroup>(value, "cgroup").map(|cgroup| {
+    let record = config::typed::<Record>(&value, "record").map(|record| drop(crate::reopen(record)));
+    let sandbox = config::typed::<SandboxRecord>(&value, "record").map(|record| drop(crate::sandbox::reopen(record)));
+    let cgroup = config::typed::<Cgroup>(&value, "cgroup").map(|cgroup| {
         assert!(cgroup.dirs().iter().all(|(_, dir)| dir.ends_with(cgroup.path())), "a cgroup outside its root");
         assert!(!cgroup.path().as_os_str().is_empty(), "a hierarchy's root");
     });
