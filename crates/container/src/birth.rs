@@ -181,7 +181,7 @@ fn plan(
     let mut settings = settings(process, user, seccomp, born, join.pid)?;
     settings.attributes = attributes::of(spec)?;
     let bundle = directory(&rootfs);
-    let state = crate::hooks::state(crate::SPEC_VERSION, &id, bundle, spec);
+    let state = crate::hooks::state(crate::features::SPEC_VERSION, &id, bundle, spec);
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, &state)?;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
@@ -191,6 +191,7 @@ fn plan(
 
     let mut plan = Plan::new();
     let begun = begin_first(&mut plan, cgroup, settings.oom_score_adj)?;
+    settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
     if api == Api::Classic
         && born == Born::Outside
@@ -212,8 +213,10 @@ fn plan(
         sources,
         steps: MountSteps::default(),
         next_tree: 0,
+        user: None,
     };
     planner.mount_all(spec)?;
+    planner.node_spares(spec);
     let steps = planner.steps;
     plan.extend([Step::Umask(0), Step::NewSession]);
     let mut unshare = vec![NamespaceKind::Mount];
@@ -263,7 +266,7 @@ fn plan(
     }
     plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
-    finish(&mut plan, &settings, &stdio, Gate::Wait, args);
+    finish(&mut plan, &settings, &stdio, Gate::Wait { hooks: None }, args);
     Ok(Planned { plan, settings, begun })
 }
 
@@ -439,8 +442,12 @@ pub(crate) fn settings(
         oom_score_adj: process.oom_score_adj(),
         born_outside: born == Born::Outside,
         pid_namespace: pid != PidMode::Host,
+        user_namespace: None,
+        time_namespace: false,
+        chroot: false,
         attributes: Attributes::default(),
         rdt: None,
+        labels: crate::labels::of(process),
         listener: None,
     })
 }

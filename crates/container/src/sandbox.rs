@@ -40,6 +40,9 @@ pub struct SandboxRequest<'a> {
     pub host_network: bool,
     pub host_ipc: bool,
     pub host_pid: bool,
+    /// Namespaces that somebody else has made and that pause only holds: with a network among them none is made.
+    pub joined: Vec<(NamespaceKind, OwnedFd)>,
+    pub oom_score_adj: i32,
     pub sysctls: Vec<(String, String)>,
     pub shm_bytes: u64,
     pub cgroup: Option<&'a Cgroup>,
@@ -241,6 +244,8 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         host_network,
         host_ipc,
         host_pid,
+        joined,
+        oom_score_adj,
         sysctls,
         shm_bytes,
         cgroup,
@@ -253,7 +258,7 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     let settings = Settings { host_network, host_ipc, host_pid, shm: shm.clone(), proc: proc.clone() };
 
     let mut plan = Plan::new();
-    let begun = begin_first(&mut plan, cgroup, Some(PAUSE_OOM_SCORE_ADJ))?;
+    let begun = begin_first(&mut plan, cgroup, Some(oom_score_adj))?;
     let program = plan.fd("pause", sealed("pause", pause)?);
     let null = Stdio::null().map_err(|error| Error::from_io("open(/dev/null)", &error))?;
     let stdio = plan_stdio(&mut plan, null);
@@ -266,12 +271,22 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     if !host_network {
         kinds.extend([NamespaceKind::Uts, NamespaceKind::Network]);
     }
+    kinds.retain(|kind| joined.iter().all(|(joined, _)| joined != kind));
+    let own_network = kinds.contains(&NamespaceKind::Network);
     plan.extend([Step::NewSession, Step::Umask(0)]);
+    if !joined.is_empty() {
+        let each = joined.into_iter().map(|(kind, fd)| (kind, plan.fd(format!("{} namespace", kind.proc_name()), fd)));
+        let each = each.collect();
+        plan.push(Step::Join { target: None, kinds: Vec::new(), each });
+    }
     if !kinds.is_empty() {
         plan.push(Step::Unshare(kinds));
     }
+    if own_network {
+        plan.push(Step::LoopbackUp);
+    }
     if !host_network {
-        plan.extend([Step::LoopbackUp, Step::Hostname(hostname)]);
+        plan.push(Step::Hostname(hostname));
     }
     plan.extend(sysctls.into_iter().map(|(name, value)| Step::Sysctl { name, value }));
     let shm_data = format!("mode=1777,size={shm_bytes}");

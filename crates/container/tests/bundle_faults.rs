@@ -81,7 +81,7 @@ impl Bundles {
             env: Vec::new(),
             keyring: Some("_ses.test".into()),
             no_pivot: false,
-            gate: gate_listen(&gate).unwrap(),
+            gate: Some(gate_listen(&gate).unwrap()),
             state: &serde_json::Map::new(),
         };
         let lived = bundle::create_with(&self.host.facts, request, change).and_then(|mut birth| {

@@ -111,7 +111,7 @@ pub fn start_container(context: &Context, state: &State, ready: Ready) -> Result
 
 fn run_hooks(state: &State, kind: Kind, pid: Option<i32>) -> Result<(), String> {
     let spec: Spec = serde_json::from_value(state.config.clone()).map_err(|error| format!("state.json: {error}"))?;
-    let told = hooks::state(crate::features::SPEC_VERSION, &state.id, &state.bundle, &spec);
+    let told = hooks::state(killick_container::features::SPEC_VERSION, &state.id, &state.bundle, &spec);
     hooks::run(kind, &spec, &told, &environment(), &state.bundle, pid)
 }
 

@@ -202,5 +202,5 @@ fn usage(log: Log, why: String, help: &str) -> Done {
 /// The first three lines are what docker and podman look for.
 fn version() -> String {
     let number = env!("CARGO_PKG_VERSION");
-    format!("killick-oci version {number}\ncommit: v{number}\nspec: {}\n", features::SPEC_VERSION)
+    format!("killick-oci version {number}\ncommit: v{number}\nspec: {}\n", killick_container::features::SPEC_VERSION)
 }

@@ -74,7 +74,7 @@ fn make_rootless(config: &mut Value) {
 pub fn default() -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     json!({
-        "ociVersion": crate::features::SPEC_VERSION,
+        "ociVersion": killick_container::features::SPEC_VERSION,
         "process": {
             "terminal": true,
             "user": {"uid": 0, "gid": 0},

@@ -227,7 +227,7 @@ impl State {
         let status = self.status()?;
         let pid = if status == Status::Stopped { 0 } else { self.record.pid };
         let mut state = json!({
-            "ociVersion": crate::features::SPEC_VERSION,
+            "ociVersion": killick_container::features::SPEC_VERSION,
             "id": self.id,
             "pid": pid,
             "status": status.word(),

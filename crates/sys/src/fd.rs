@@ -89,6 +89,8 @@ fn receive_once(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
         );
         let received = match received {
             Err(Errno::EINTR) => continue,
+            // Said each time that a loop finds nothing more.
+            Err(Errno::EAGAIN) => return Err(Error::new("recvmsg()", Errno::EAGAIN)),
             other => other.call(describe_call)?,
         };
         let (mut fds, mut sender) = (Vec::new(), None);
