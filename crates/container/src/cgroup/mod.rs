@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use killick_sys::cgroup::{self as files, Hierarchy};
 pub use killick_sys::cgroup::{Attach, CgroupFileError, Layout};
 
+use killick_sys::launch::LaunchError;
+
 use crate::devices::DeviceError;
 use crate::resources::{self, ResourceError, Tolerate, Version, Write};
 use crate::systemd::{SystemdError, Unit, properties};
@@ -59,6 +61,13 @@ pub enum CgroupError {
     Systemd(#[from] SystemdError),
     #[error("{what} {}: not done before the deadline; {left} process(es) left", .path.display())]
     Deadline { what: &'static str, path: PathBuf, left: usize },
+}
+
+/// Whose birth it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newborn {
+    First,
+    Added,
 }
 
 /// One cgroup in all hierarchies of this host.
@@ -304,6 +313,19 @@ impl Cgroup {
     pub fn oom_kills(&self) -> Result<Option<u64>, CgroupError> {
         let Some((file, _)) = self.oom_file() else { return Ok(None) };
         Ok(files::read_if_present(&file)?.and_then(|text| keyed(&text, "oom_kill")))
+    }
+
+    /// Why a process of the cgroup did not come to be, in the words that kubelet's readers know where the OOM killer had
+    /// a hand in it. `kills` is what `oom_kills` said before.
+    pub fn explain(&self, error: &LaunchError, kills: Option<u64>, who: Newborn) -> String {
+        let killed = self.oom_kills().ok().flatten().unwrap_or(0) > kills.unwrap_or(0);
+        match (error, who) {
+            (LaunchError::Died(_), Newborn::First) if killed => {
+                "container init was OOM-killed (memory limit too low?)".to_owned()
+            }
+            (_, Newborn::Added) if killed => format!("{error} (possibly OOM-killed)"),
+            _ => error.to_string(),
+        }
     }
 
     /// Watches for OOM kills; `None` without a memory controller.
