@@ -45,19 +45,15 @@ pub(crate) fn begin_first(
     cgroup: Option<&Cgroup>,
     oom_score_adj: Option<i32>,
 ) -> Result<Begun, LaunchError> {
-    let Some(cgroup) = cgroup.filter(|cgroup| cgroup.awaits_process()) else {
+    if cgroup.is_none_or(|cgroup| !cgroup.awaits_process()) {
         let attach = cgroup.map(Cgroup::attach).transpose().map_err(crate::birth::cgroup_error)?;
         return Ok(Begun { born_in: begin(plan, attach.as_ref(), oom_score_adj)?, placing: Placing::default() });
-    };
+    }
     plan.extend([Step::CloseOtherFds, Step::ResetSignals, Step::Undumpable]);
     let (ours, theirs) = killick_sys::fd::seqpacket_pair()?;
     let theirs = plan.fd("first gate", theirs);
     plan.push(Step::Rendezvous(theirs));
-    let attach = cgroup.attach_beside_unit().map_err(crate::birth::cgroup_error)?;
-    Ok(Begun {
-        born_in: enter(plan, Some(&attach), oom_score_adj)?,
-        placing: Placing { gate: Some(ours), is_open: false },
-    })
+    Ok(Begun { born_in: enter(plan, None, oom_score_adj)?, placing: Placing { gate: Some(ours), is_open: false } })
 }
 
 impl Placing {

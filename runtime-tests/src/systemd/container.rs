@@ -250,7 +250,10 @@ impl<'a> Container<'a> {
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
-        let _ = self.oci(&["delete", "--force", &self.id]);
+        let deleted = self.oci(&["delete", "--force", &self.id]);
+        if deleted.code != 0 {
+            println!("    {} could not be deleted: {}", self.id, deleted.err.trim());
+        }
         let _ = shell(&format!("systemctl stop {} 2>/dev/null", self.slice));
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -285,7 +288,14 @@ pub fn left_behind() -> Result<(), String> {
     let _ = shell(&format!("systemctl stop {NAME}.slice 2>/dev/null"));
     let units = shell("systemctl list-units --all --no-legend 'kt-*' 'killicktest*' | grep -v ' not-found ' || true")?;
     let failed = shell("systemctl list-units --failed --no-legend 'kt-*' || true")?;
-    let cgroups = shell("find /sys/fs/cgroup -name 'kt-*' -o -name 'killicktest*'")?;
+    // On v1 the slices' directories in hierarchies that systemd does not know stay, empty, as with runc: kubelet looks for
+    // its pods' there.
+    let systemds = "find /sys/fs/cgroup/systemd /sys/fs/cgroup/unified -name 'killicktest*' 2>/dev/null";
+    let slices = match Layout::detect() {
+        Layout::V2 => shell("find /sys/fs/cgroup -name 'killicktest*'")?,
+        Layout::Hybrid | Layout::V1 => shell(&format!("{systemds} || true"))?,
+    };
+    let cgroups = shell("find /sys/fs/cgroup -name 'kt-*'")? + &slices;
     let processes = shell("pgrep -f '[s]leep 1000' || true")?;
     let files = shell("ls -d /tmp/systemd-test-* 2>/dev/null || true")?;
     let all = [units, failed, cgroups, processes, files].concat();
