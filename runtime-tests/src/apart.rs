@@ -39,7 +39,7 @@ impl<'a> Apart<'a> {
         let mut command = Command::new("nsenter");
         command
             .args(["-n", "-t", &self.holder.id().to_string()])
-            .arg(&self.world.killick)
+            .args(self.world.words(&self.world.killick))
             .args(arguments)
             .env("KILLICK_RUN", self.directory.join("run"))
             .env("KILLICK_ROOT", self.directory.join("root"))

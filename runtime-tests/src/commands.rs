@@ -187,7 +187,7 @@ fn terminal(world: &World) -> Result<(), String> {
     let inner = format!(
         "KILLICK_RUN={0}/run KILLICK_ROOT={0}/root KILLICK_LOGS={0}/logs {1} exec -it terminal -- sh",
         world.directory.display(),
-        world.killick.display()
+        world.words(&world.killick).join(" ")
     );
     let mut child = std::process::Command::new("script")
         .args(["-q", "-c", &inner, "/dev/null"])

@@ -14,6 +14,7 @@ mod lifecycle;
 mod more_commands;
 mod more_lifecycle;
 mod probes;
+mod refuse;
 mod sharing;
 mod survival;
 mod tutorial;
@@ -78,13 +79,16 @@ fn all_tests() -> Vec<Test> {
     tests
 }
 
-const USAGE: &str = "usage: killick-runtime-tests --bin DIR --images DIR [--where host|guest] [--filter TEXT] [--threads N] [--long] [--list]";
+const USAGE: &str = "usage: killick-runtime-tests --bin DIR --images DIR [--where host|guest] [--filter TEXT] [--threads N] [--long] [--list] [--refuse KERNEL:ENOSYS|EPERM]";
 
 fn main() {
     let mut place = Place::Host;
     let (mut bin, mut images, mut filters) = (None, None, Vec::new());
-    let (mut long, mut list, mut threads) = (false, false, 10);
-    let mut arguments = std::env::args().skip(1);
+    let (mut long, mut list, mut threads, mut refusal) = (false, false, 10, None);
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|argument| argument == "refuse").is_some() {
+        std::process::exit(refuse::main(arguments));
+    }
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().unwrap_or_else(|| usage());
         match argument.as_str() {
@@ -99,6 +103,13 @@ fn main() {
             "--images" => images = Some(value()),
             "--filter" => filters.push(value()),
             "--threads" => threads = value().parse().unwrap_or_else(|_| usage()),
+            "--refuse" => {
+                let refused = refuse::Refusal::short(&value());
+                refusal = Some(refused.unwrap_or_else(|error| {
+                    eprintln!("--refuse: {error}");
+                    usage()
+                }));
+            }
             "--long" => long = true,
             "--list" => list = true,
             _ => usage(),
@@ -132,7 +143,7 @@ fn main() {
         return;
     }
     let (Some(bin), Some(images)) = (bin, images) else { usage() };
-    let world = match World::set_up(place, &bin, &images) {
+    let world = match World::set_up(place, &bin, &images, refusal) {
         Ok(world) => world,
         Err(error) => {
             println!("set-up failed: {error}\n0 passed, 1 failed");

@@ -292,7 +292,7 @@ fn import(world: &World, name: &str, user: &str) -> Result<(), String> {
     let said = world.shell(&format!(
         "cd {path} && tar -cf - manifest.json config.json layer.tar | gzip | KILLICK_ROOT={0}/root KILLICK_RUN={0}/run KILLICK_LOGS={0}/logs {1} image import -",
         world.directory.display(),
-        world.killick.display()
+        world.words(&world.killick).join(" ")
     ))?;
     ensure!(said.starts_with(name), "{said}");
     Ok(())

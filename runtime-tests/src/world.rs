@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
+use crate::refuse::Refusal;
+
 pub const BUSYBOX: &str = "registry.cn-beijing.aliyuncs.com/google_registry/busybox:1.24";
 pub const NGINX: &str = "registry.cn-beijing.aliyuncs.com/google_registry/nginx:1.17";
 /// What the host outside our network namespace answers on port 80 of `OUTSIDE`.
@@ -33,6 +35,8 @@ pub struct World {
     /// The static program of `inside/inside.c`, to be mounted into containers.
     pub inside: PathBuf,
     pub directory: PathBuf,
+    /// The program under test lives on an imitated old kernel; the tests themselves do not.
+    refusal: Option<Refusal>,
     outside: Child,
     /// Clean-up that failed: shown at the end, since a guard cannot fail its test.
     complaints: Mutex<Vec<String>>,
@@ -47,7 +51,7 @@ pub struct Output {
 }
 
 impl World {
-    pub fn set_up(place: Place, bin: &str, images: &str) -> Result<World, String> {
+    pub fn set_up(place: Place, bin: &str, images: &str, refusal: Option<Refusal>) -> Result<World, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("unshare(CLONE_NEWNET): {errno}; run it as root"))?;
         // The machine beyond the uplink: a namespace that a sleeping child holds, with a web server.
         let directory = PathBuf::from(format!("/tmp/killick-rt.{}", std::process::id()));
@@ -78,6 +82,7 @@ impl World {
             shim: bin.join("containerd-shim-killick-v2"),
             inside: Path::new(images).parent().unwrap_or(Path::new("/")).join("inside"),
             directory,
+            refusal,
             outside,
             complaints: Mutex::new(Vec::new()),
         };
@@ -158,10 +163,21 @@ impl World {
         if output.code != 0 { Err(format!("{line}: {}{}", output.stdout, output.stderr)) } else { Ok(output.stdout) }
     }
 
+    /// What starts a program of ours: its path, or what imitates an old kernel for it.
+    pub fn words(&self, program: &Path) -> Vec<String> {
+        let program = program.display().to_string();
+        match &self.refusal {
+            None => vec![program],
+            Some(refusal) => [own_program()].into_iter().chain(refusal.arguments()).chain([program]).collect(),
+        }
+    }
+
     /// `killick` as a command with the world's directories, for tests that pipe or signal it.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.killick);
+        let mut words = self.words(&self.killick);
+        let mut command = Command::new(words.remove(0));
         command
+            .args(words)
             .args(arguments)
             .env("KILLICK_RUN", self.directory.join("run"))
             .env("KILLICK_ROOT", self.directory.join("root"))
@@ -443,4 +459,9 @@ macro_rules! ensure {
             return Err(format!($($message)+));
         }
     };
+}
+
+/// Not by /proc/self: the shells of the tests use it too.
+fn own_program() -> String {
+    std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default()
 }

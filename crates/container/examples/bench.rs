@@ -122,6 +122,8 @@ fn main() {
         host_network: false,
         host_ipc: false,
         host_pid: false,
+        joined: Vec::new(),
+        oom_score_adj: killick_container::sandbox::PAUSE_OOM_SCORE_ADJ,
         sysctls: Vec::new(),
         shm_bytes: 64 << 20,
         cgroup: None,
@@ -140,6 +142,7 @@ fn main() {
     match operation {
         "exec" => bench.exec(rounds),
         "start" => bench.start(rounds),
+        "loop" => bench.exec_loop(rounds),
         other => panic!("{other}: exec or start"),
     }
     let _ = bench.sandbox.process().send_signal(nix::sys::signal::Signal::SIGKILL);
@@ -273,6 +276,70 @@ impl Bench {
         pool.clear().unwrap();
         Self::end(&container, &cgroup);
         report("exec", &self.directory, &samples);
+    }
+
+    /// Only our own, for strace and perf.
+    fn exec_loop(&mut self, rounds: usize) {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let cgroup = self.cgroup();
+        let container = self.container(&cgroup);
+        let mut pool = cgroup.leaf_pool();
+        let mut stages = vec![Vec::new(); 7];
+        let program = self.directory.join("true");
+        let usage = || {
+            [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN].map(|who| getrusage(who).unwrap().minor_page_faults())
+        };
+        for _ in 0..100 {
+            self.exec_once(&container, &mut pool);
+        }
+        let before = usage();
+        for _ in 0..rounds {
+            self.exec_staged(&container, &mut pool, &mut stages);
+        }
+        let after = usage();
+        for _ in 0..rounds {
+            let start = Instant::now();
+            if std::env::var_os("NO_LIMIT").is_none() {
+                command(&[program.to_str().unwrap()]);
+            }
+            stages[6].push(start.elapsed().as_secs_f64() * 1e6);
+            if std::env::var_os("NO_LIMIT").is_none() {
+                self.exec_once(&container, &mut pool);
+            }
+        }
+        let per = |at: usize| (after[at] - before[at]) as f64 / rounds as f64;
+        println!("page faults: parent {:.1} child {:.1}", per(0), per(1));
+        for (name, stage) in
+            ["prepare", "exec()", "running", "exited", "released", "all", "limit"].iter().zip(&mut stages)
+        {
+            stage.sort_by(f64::total_cmp);
+            print!("{name}: {:.0}/{:.0}  ", stage[0], percentile(stage, 0.5));
+        }
+        println!();
+        pool.clear().unwrap();
+        Self::end(&container, &cgroup);
+    }
+
+    fn exec_staged(&self, container: &Container, pool: &mut LeafPool, stages: &mut [Vec<f64>]) {
+        let start = Instant::now();
+        let mut last = start;
+        let mut mark = |at: usize| {
+            let now = Instant::now();
+            stages[at].push((now - last).as_secs_f64() * 1e6);
+            last = now;
+        };
+        let leaf = pool.acquire().unwrap();
+        let request = ExecRequest::new(vec!["/bin/true".into()], Stdio::null().unwrap(), Some(leaf.attach()));
+        mark(0);
+        let mut birth = exec(&self.facts, container, request).unwrap();
+        mark(1);
+        assert_eq!(birth.wait(soon()), Progress::Running);
+        mark(2);
+        assert_eq!(birth.into_process().unwrap().wait_blocking().unwrap().code(), 0);
+        mark(3);
+        pool.release(leaf).unwrap();
+        mark(4);
+        stages[5].push(start.elapsed().as_secs_f64() * 1e6);
     }
 
     fn exec_once(&self, container: &Container, pool: &mut LeafPool) {

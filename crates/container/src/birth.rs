@@ -4,6 +4,7 @@ use crate::attributes::{self, Attributes};
 use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
 use crate::process::{self, Begun, Gate, Placing, PlannedStdio, begin_first, finish, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
+use crate::sandbox::Sandbox;
 use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, Record, SavedUser, Settings};
 use killick_sys::caps::{CapSet, CapSets, supported};
@@ -180,24 +181,26 @@ fn plan(
     let mut settings = settings(process, user, seccomp, born, join.pid)?;
     settings.attributes = attributes::of(spec)?;
     let bundle = directory(&rootfs);
-    let state = crate::hooks::state(crate::SPEC_VERSION, &id, bundle, spec);
+    let state = crate::hooks::state(crate::features::SPEC_VERSION, &id, bundle, spec);
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, &state)?;
     let args = process.args().clone().unwrap_or_default();
     if args.is_empty() {
         return Err(LaunchError::Unsupported("args must not be empty".into()));
     }
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
-    if born == Born::Outside && api == Api::Classic {
-        return Err(LaunchError::Unsupported(
-            "a process with CAP_SYS_PTRACE in a shared PID namespace needs Linux 5.12 to be safe from its neighbours; \
-             set shareProcessNamespace: false, or drop SYS_PTRACE"
-                .into(),
-        ));
-    }
 
     let mut plan = Plan::new();
     let begun = begin_first(&mut plan, cgroup, settings.oom_score_adj)?;
+    settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
+    if api == Api::Classic
+        && born == Born::Outside
+        && join.sandbox.is_none_or(|sandbox| sandbox.proc_directory().is_none())
+    {
+        let text =
+            "a process beside others with CAP_SYS_PTRACE needs a procfs that its sandbox has not: make the pod anew";
+        return Err(LaunchError::Unsupported(text.into()));
+    }
     let cgroup_namespace = facts.cgroup_namespace && has_namespace(spec, LinuxNamespaceType::Cgroup);
     let shared = shared(&join, api, born);
     let cgroups = cgroup.map(|cgroup| cgroup.dirs()).unwrap_or_default();
@@ -210,8 +213,10 @@ fn plan(
         sources,
         steps: MountSteps::default(),
         next_tree: 0,
+        user: None,
     };
     planner.mount_all(spec)?;
+    planner.node_spares(spec);
     let steps = planner.steps;
     plan.extend([Step::Umask(0), Step::NewSession]);
     let mut unshare = vec![NamespaceKind::Mount];
@@ -235,6 +240,10 @@ fn plan(
         }
         Api::Classic => {
             plan_join(&mut plan, facts, &join, api)?;
+            if let Some(namespace) = sandbox_pid.filter(|_| born == Born::Outside) {
+                let fd = plan.fd("sandbox pid", process::clone_fd(namespace)?);
+                plan.push(Step::PidForChildren(fd));
+            }
             plan.push(Step::Unshare(unshare));
             plan.extend(root_classic(&rootfs));
         }
@@ -257,7 +266,7 @@ fn plan(
     }
     plan.extend(settings.attributes.steps());
     plan.extend(crate::scheduling::steps(process)?);
-    finish(&mut plan, &settings, &stdio, Gate::Wait, args);
+    finish(&mut plan, &settings, &stdio, Gate::Wait { hooks: None }, args);
     Ok(Planned { plan, settings, begun })
 }
 
@@ -288,7 +297,11 @@ fn shared(join: &Join<'_>, api: Api, born: Born) -> Shared {
         Api::Classic => sandbox.shm_directory(),
     });
     // A procfs shows the PID namespace of whoever mounts it, and that child is outside.
-    let proc = (born == Born::Outside).then(|| ProcOf::Sandbox(PathBuf::from("/proc")));
+    let proc = match (born, api) {
+        (Born::Inside, _) => None,
+        (Born::Outside, Api::Detached) => Some(ProcOf::Sandbox(PathBuf::from("/proc"))),
+        (Born::Outside, Api::Classic) => join.sandbox.and_then(Sandbox::proc_directory).map(ProcOf::Sandbox),
+    };
     Shared { shm, proc }
 }
 
@@ -429,8 +442,12 @@ pub(crate) fn settings(
         oom_score_adj: process.oom_score_adj(),
         born_outside: born == Born::Outside,
         pid_namespace: pid != PidMode::Host,
+        user_namespace: None,
+        time_namespace: false,
+        chroot: false,
         attributes: Attributes::default(),
         rdt: None,
+        labels: crate::labels::of(process),
         listener: None,
     })
 }

@@ -25,10 +25,14 @@ pub mod cgroup;
 pub mod config;
 pub mod devices;
 mod exec;
+pub mod features;
 pub mod hooks;
+mod id_maps;
+mod labels;
 mod meeting;
 pub mod memory_policy;
 mod mounts;
+mod namespaces;
 mod net_devices;
 mod options;
 mod pid_namespace;
@@ -36,6 +40,7 @@ mod process;
 pub mod rdt;
 mod request;
 pub mod resources;
+pub mod rootfs_mounts;
 pub mod sandbox;
 mod scheduling;
 pub mod seccomp;
@@ -46,10 +51,7 @@ pub mod systemd;
 pub mod update;
 
 pub use birth::{Created, create, create_with, may_ptrace};
-pub use exec::{Exec, ProcessRequest, exec, exec_process};
-/// The specification that states speak of.
-pub const SPEC_VERSION: &str = "1.3.0";
-
+pub use exec::{Exec, ProcessRequest, exec, exec_process, exec_with};
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;

@@ -131,8 +131,11 @@ pub(crate) fn plan_stdio(plan: &mut Plan, stdio: Stdio) -> PlannedStdio {
 
 /// What a first process waits for, and an exec does not.
 pub(crate) enum Gate {
-    Wait,
-    /// Another process opens it; startContainer hooks run before the program.
+    /// Opened by its maker; startContainer hooks run before the program.
+    Wait {
+        hooks: Option<Hooks>,
+    },
+    /// Another process opens it.
     Socket {
         listener: Fd,
         hooks: Option<Hooks>,
@@ -145,6 +148,7 @@ pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio,
     if let PlannedStdio::Streams(fds) = stdio {
         plan.push(Step::Stdio(*fds));
     }
+    plan.extend(settings.labels.steps());
     plan.push(Step::CloseDone);
     plan.extend([
         Step::FindUser(settings.user.who()),
@@ -175,7 +179,10 @@ pub(crate) fn finish(plan: &mut Plan, settings: &Settings, stdio: &PlannedStdio,
         plan.push(Step::BirthInside);
     }
     match gate {
-        Gate::Wait => plan.push(Step::Gate),
+        Gate::Wait { hooks } => {
+            plan.push(Step::Gate);
+            plan.extend(hooks.map(Step::Hooks));
+        }
         Gate::Socket { listener, hooks } => {
             plan.push(Step::GateSocket(listener));
             plan.extend(hooks.map(Step::Hooks));

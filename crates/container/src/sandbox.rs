@@ -6,13 +6,13 @@ use crate::request::Stdio;
 use killick_sys::caps::{CapSet, CapSets};
 use killick_sys::error::Error;
 use killick_sys::facts::Facts;
-use killick_sys::fd::sealed_memfd;
 use killick_sys::launch::{
     Ids, Launch, LaunchError, Mount, MountPoint, MountSource, PidNamespace, Plan, Progress, Propagation, Step, Tree,
     Who, launch,
 };
 use killick_sys::ns::{self, NamespaceKind};
 use killick_sys::pidfd::PidFd;
+use killick_sys::sealed::sealed;
 use killick_sys::seccomp::Filter;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -25,6 +25,8 @@ pub const PAUSE_UID: u32 = 65_535;
 pub const PAUSE_OOM_SCORE_ADJ: i32 = -998;
 /// All that pause sees.
 const EMPTY: &str = "/empty";
+/// Before 3.19 it sees its own program too.
+const PROGRAM: &str = "pause";
 /// Docker's and containerd's /dev/shm.
 pub const SHM_BYTES: u64 = 64 << 20;
 
@@ -38,13 +40,16 @@ pub struct SandboxRequest<'a> {
     pub host_network: bool,
     pub host_ipc: bool,
     pub host_pid: bool,
+    /// Namespaces that somebody else has made and that pause only holds: with a network among them none is made.
+    pub joined: Vec<(NamespaceKind, OwnedFd)>,
+    pub oom_score_adj: i32,
     pub sysctls: Vec<(String, String)>,
     pub shm_bytes: u64,
     pub cgroup: Option<&'a Cgroup>,
     /// The calls that pause makes, and no others.
     pub seccomp: Option<Filter>,
-    /// An existing directory of the pod's own: where the kernel has no detached mounts, the pod's /dev/shm is mounted on
-    /// `shm` below it, in the host's mount namespace.
+    /// An existing directory of the pod's own: where the kernel has no detached mounts, the pod's /dev/shm and a procfs
+    /// of its PID namespace are mounted on `shm` and `proc` below it, in the host's mount namespace.
     pub dir: PathBuf,
 }
 
@@ -63,6 +68,9 @@ struct Settings {
     host_pid: bool,
     /// Classic only.
     shm: Option<PathBuf>,
+    /// Classic only: a procfs of the pod's PID namespace.
+    #[serde(default)]
+    proc: Option<PathBuf>,
 }
 
 /// A pod's pause and what is shared through it.
@@ -180,6 +188,10 @@ impl Sandbox {
         self.settings.shm.clone()
     }
 
+    pub(crate) fn proc_directory(&self) -> Option<PathBuf> {
+        self.settings.proc.clone()
+    }
+
     pub fn record(&self) -> SandboxRecord {
         SandboxRecord {
             pid: self.process.pid(),
@@ -202,11 +214,14 @@ impl SandboxRecord {
 }
 
 fn unmount(settings: &Settings) -> Result<(), Error> {
-    let Some(shm) = &settings.shm else { return Ok(()) };
-    match killick_sys::mount::unmount_detach(shm) {
-        Err(error) if matches!(error.errno(), nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
-        other => other,
+    let mut done = Ok(());
+    for point in settings.shm.iter().chain(&settings.proc) {
+        match killick_sys::mount::unmount_detach(point) {
+            Err(error) if matches!(error.errno(), nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            other => done = done.and(other),
+        }
     }
+    done
 }
 
 /// Finds a recorded sandbox; None when its pause is gone.
@@ -229,6 +244,8 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         host_network,
         host_ipc,
         host_pid,
+        joined,
+        oom_score_adj,
         sysctls,
         shm_bytes,
         cgroup,
@@ -237,11 +254,12 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     } = request;
     let own_shm = !host_ipc;
     let shm = (own_shm && !facts.detached_mounts).then(|| dir.join("shm"));
-    let settings = Settings { host_network, host_ipc, host_pid, shm: shm.clone() };
+    let proc = (!host_pid && !facts.detached_mounts).then(|| dir.join("proc"));
+    let settings = Settings { host_network, host_ipc, host_pid, shm: shm.clone(), proc: proc.clone() };
 
     let mut plan = Plan::new();
-    let begun = begin_first(&mut plan, cgroup, Some(PAUSE_OOM_SCORE_ADJ))?;
-    let program = plan.fd("pause", sealed_memfd("pause", pause)?);
+    let begun = begin_first(&mut plan, cgroup, Some(oom_score_adj))?;
+    let program = plan.fd("pause", sealed("pause", pause)?);
     let null = Stdio::null().map_err(|error| Error::from_io("open(/dev/null)", &error))?;
     let stdio = plan_stdio(&mut plan, null);
 
@@ -253,12 +271,22 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
     if !host_network {
         kinds.extend([NamespaceKind::Uts, NamespaceKind::Network]);
     }
+    kinds.retain(|kind| joined.iter().all(|(joined, _)| joined != kind));
+    let own_network = kinds.contains(&NamespaceKind::Network);
     plan.extend([Step::NewSession, Step::Umask(0)]);
+    if !joined.is_empty() {
+        let each = joined.into_iter().map(|(kind, fd)| (kind, plan.fd(format!("{} namespace", kind.proc_name()), fd)));
+        let each = each.collect();
+        plan.push(Step::Join { target: None, kinds: Vec::new(), each });
+    }
     if !kinds.is_empty() {
         plan.push(Step::Unshare(kinds));
     }
+    if own_network {
+        plan.push(Step::LoopbackUp);
+    }
     if !host_network {
-        plan.extend([Step::LoopbackUp, Step::Hostname(hostname)]);
+        plan.push(Step::Hostname(hostname));
     }
     plan.extend(sysctls.into_iter().map(|(name, value)| Step::Sysctl { name, value }));
     let shm_data = format!("mode=1777,size={shm_bytes}");
@@ -266,11 +294,20 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         plan.push(Step::MakeDirectories(vec![shm.clone()]));
         plan.push(Step::TmpfsRoot { data: shm_data.clone(), at: shm });
     }
+    if let Some(proc) = proc {
+        // By the first process of the PID namespace, before anybody else is in it: for containers whose own child must
+        // stay outside (design: nothing with more rights where somebody may trace).
+        plan.push(Step::MakeDirectories(vec![proc.clone()]));
+        plan.push(Step::ProcAt(proc));
+    }
     plan.push(Step::Unshare(vec![NamespaceKind::Mount]));
+    // Where a program cannot be run by its descriptor, it lies in the root that pause has anyway.
+    let bytes = if facts.execveat { 0 } else { pause.len().next_multiple_of(4096) };
+    let root_data = format!("mode=755,size={}k", 64 + bytes / 1024);
     if facts.detached_mounts {
         let root = Tree(0);
         plan.extend([
-            Step::TmpfsTree { tree: root, data: "mode=755,size=64k".into() },
+            Step::TmpfsTree { tree: root, data: root_data },
             Step::PropagateRoot(Propagation::Private),
             Step::AttachRoot(root),
         ]);
@@ -278,7 +315,7 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         plan.extend([
             // Nothing of the host's is seen again from here, and nothing given back.
             Step::PropagateRoot(Propagation::Slave),
-            Step::TmpfsRoot { data: "mode=755,size=64k".into(), at: dir.clone() },
+            Step::TmpfsRoot { data: root_data, at: dir.clone() },
             Step::PrivateMountOf(dir.clone()),
             Step::OpenRoot(dir),
         ]);
@@ -290,7 +327,11 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         plan.push(filesystem("/dev/shm", "tmpfs", &shm_data));
     }
     // Those who join the namespace see proc and shm; pause sees an empty directory.
-    plan.extend([Step::MakeDirectory(EMPTY.into()), Step::PivotRoot, Step::ReadonlyRoot, Step::Chroot(EMPTY.into())]);
+    plan.push(Step::MakeDirectory(EMPTY.into()));
+    if !facts.execveat {
+        plan.push(Step::CopyProgram { program, path: Path::new(EMPTY).join(PROGRAM) });
+    }
+    plan.extend([Step::PivotRoot, Step::ReadonlyRoot, Step::Chroot(EMPTY.into())]);
     if let PlannedStdio::Streams(fds) = stdio {
         plan.push(Step::Stdio(fds));
     }
@@ -305,7 +346,10 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         Step::Announce,
     ]);
     plan.extend(seccomp.map(Step::Seccomp));
-    plan.push(Step::ExecFd { program, args });
+    plan.push(match facts.execveat {
+        true => Step::ExecFd { program, args },
+        false => Step::ExecPath { path: Path::new("/").join(PROGRAM), args },
+    });
     Ok((plan, settings, begun))
 }
 

@@ -75,7 +75,9 @@ fn capabilities_are_exactly_those_asked_for() {
         let bind = json!(["CAP_NET_BIND_SERVICE"]);
         let ambient = json!({"process": {"args": args, "user": {"uid": 5, "gid": 5}, "capabilities": {
             "bounding": bind, "effective": bind, "permitted": bind, "inheritable": bind, "ambient": bind}}});
-        assert_eq!(status(spec(ambient)), [set(&[10]); 5]);
+        // Without ambient capabilities (before 4.3) another user has none after execve; the birth warns.
+        let expected = if killick_sys::caps::has_ambient() { [1; 5] } else { [1, 0, 0, 1, 0] };
+        assert_eq!(status(spec(ambient)), expected.map(|has| has * set(&[10])));
         let none = json!({"process": {"args": args, "capabilities": {
             "bounding": [], "effective": [], "permitted": [], "inheritable": [], "ambient": []}}});
         assert_eq!(status(spec(none)), [0; 5]);
@@ -262,7 +264,9 @@ fn pause_has_nothing_and_sees_nothing() {
     both_ways(|host| {
         let sandbox = host.sandbox();
         let root = format!("/proc/{}/root", sandbox.pid());
-        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        let seen: Vec<_> = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        // Before 3.19 its own program has to be there.
+        assert_eq!(seen, if host.facts.execveat { vec![] } else { vec!["pause"] });
         let write = std::fs::write(format!("{root}/x"), "").unwrap_err();
         assert_eq!(write.raw_os_error(), Some(libc::EROFS));
         let status = std::fs::read_to_string(format!("/proc/{}/status", sandbox.pid())).unwrap();
@@ -517,19 +521,6 @@ fn a_death_at_the_gate_is_seen_when_it_is_opened() {
         }
         assert_eq!(created.start().unwrap_err(), LaunchError::NotRunning);
         drop(created);
-        end_sandbox(sandbox);
-    });
-}
-
-#[test]
-fn tracers_in_a_shared_pid_namespace_need_a_kernel_with_detached_mounts() {
-    isolated(|| {
-        let host = Host::with(Facts { detached_mounts: false, ..Facts::detect() });
-        let sandbox = host.sandbox();
-        let stdio = Stdio::null().unwrap();
-        let error =
-            host.create_with(&sandbox, PidMode::Sandbox, Ptrace::Possible, &spec(json!({})), stdio).unwrap_err();
-        assert!(error.to_string().ends_with("set shareProcessNamespace: false, or drop SYS_PTRACE"), "{error}");
         end_sandbox(sandbox);
     });
 }

@@ -24,10 +24,15 @@ fn check(name: &str, plan: &str) {
 #[test]
 fn plans_are_as_written_down() {
     isolated(|| {
-        let facts = Facts { pidfd: true, setns_by_pidfd: true, detached_mounts: true, cgroup_namespace: true };
+        let newest =
+            Facts { pidfd: true, setns_by_pidfd: true, detached_mounts: true, cgroup_namespace: true, execveat: true };
         let allow = Filter { program: vec![Insn { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 }], flags: 0 };
-        for (way, detached) in [("detached", true), ("classic", false)] {
-            let host = Host::with(Facts { detached_mounts: detached, ..facts });
+        for (way, facts) in [("detached", newest), ("classic", Facts::classic())] {
+            if facts.detached_mounts && !Facts::detect().detached_mounts {
+                println!("the plan {way} is not for this kernel");
+                continue;
+            }
+            let host = Host::with(facts);
             let clean = |text: String| text.replace(host.dir.path().to_str().unwrap(), "$DIR");
             let sandbox = host.sandbox();
             let more = json!([{"destination": "/data", "source": host.layer(), "options": ["rbind", "ro", "rslave"]}]);
@@ -36,9 +41,6 @@ fn plans_are_as_written_down() {
                             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128}]},
                 "mounts": with_mounts(more)}));
             for (how, ptrace) in [("", Ptrace::Impossible), ("-outside", Ptrace::Possible)] {
-                if !detached && ptrace == Ptrace::Possible {
-                    continue;
-                }
                 let (stdio, _output) = pipes();
                 let request = CreateRequest {
                     id: "golden".into(),

@@ -135,11 +135,13 @@ impl Command {
         )
     }
 
-    pub fn counts(&self) -> String {
+    /// In runc's words, what the number of positional arguments should have been.
+    pub fn counts_wrong(&self, count: usize) -> Option<String> {
         match self.positional {
-            (least, most) if least == most => least.to_string(),
-            (least, usize::MAX) => format!("{least} or more"),
-            (least, most) => format!("{least} to {most}"),
+            (least, most) if least == most && count != least => Some(format!("exactly {least}")),
+            (least, _) if count < least => Some(format!("a minimum of {least}")),
+            (_, most) if count > most => Some(format!("a maximum of {most}")),
+            _ => None,
         }
     }
 }

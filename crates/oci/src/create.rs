@@ -36,7 +36,7 @@ const DETACH: Flag = Flag::switch(&["detach", "d"], "do not wait for its end");
 const KEEP: Flag = Flag::switch(&["keep"], "do not delete it at its end");
 const NO_SUBREAPER: Flag = Flag::switch(&["no-subreaper"], "accepted: we never become a subreaper");
 
-const CREATE: &[Flag] = &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, HELP];
+const CREATE: &[Flag] = &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, NO_SUBREAPER, HELP];
 const RUN: &[Flag] =
     &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, DETACH, KEEP, NO_SUBREAPER, HELP];
 
@@ -142,7 +142,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let mut cgroup = driver::make(context, &spec, id, &dir, &unit_start)?;
     undo.cgroup = Some(cgroup.clone());
     let gate = gate_listen(&dir.join("start.sock")).map_err(|error| error.to_string())?;
-    let hook_state = hooks::state(crate::features::SPEC_VERSION, id, &bundle, &spec);
+    let hook_state = hooks::state(killick_container::features::SPEC_VERSION, id, &bundle, &spec);
     let stdio = if terminal { terminal_of(&spec) } else { stdio::inherit()? };
     let Passed { numbers, mut env } = passed;
     if notify::of_caller().is_some() {
@@ -159,7 +159,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
         env,
         keyring: keyring(parsed.has("no-new-keyring"), id),
         no_pivot: parsed.has("no-pivot"),
-        gate,
+        gate: Some(gate),
         state: &hook_state,
     };
     let start = |why: String| format!("unable to start container process: {why}");

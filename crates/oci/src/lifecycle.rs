@@ -3,14 +3,19 @@
 use crate::args::{Command, Flag, HELP, Parsed};
 use crate::create::{START_DEADLINE, environment};
 use crate::driver::PLANNED_CGROUP;
+use crate::log::plain;
 use crate::state::{State, Status};
 use crate::{Context, Done, Failure, notify};
 use killick_container::cgroup::Cgroup;
 use killick_container::hooks::{self, Kind};
 use killick_sys::spawn::Worker;
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::Spec;
-use std::fs;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a killed container may take to be gone.
@@ -21,47 +26,36 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 
 const FORCE: Flag = Flag::switch(&["force", "f"], "kill it first; an unknown container is no error");
 
-pub fn commands() -> Vec<Command> {
+pub fn commands() -> [Command; 4] {
     let one =
         |name, about, flags, run| Command { name, usage: "<id>", positional: (1, 1), about, flags, stops: false, run };
-    vec![
+    [
         one("start", "let a created container run its program", &[HELP], start),
         one("delete", "remove what create made", &[FORCE, HELP], delete),
         one("pause", "stop all processes of a container", &[HELP], pause),
         one("resume", "let a paused container go on", &[HELP], resume),
-        Command {
-            name: "checkpoint",
-            usage: "<id>",
-            positional: (0, usize::MAX),
-            about: "not supported",
-            flags: &[HELP],
-            stops: true,
-            run: |_, _, _| Err("checkpoint is not supported by killick-oci (it would need criu)".into()),
-        },
-        Command {
-            name: "restore",
-            usage: "<id>",
-            positional: (0, usize::MAX),
-            about: "not supported",
-            flags: &[HELP],
-            stops: true,
-            run: |_, _, _| Err("restore is not supported by killick-oci (it would need criu)".into()),
-        },
     ]
 }
 
 fn start(context: &Context, _: &Parsed, words: &[String]) -> Done {
     let state = context.root.load(&words[0])?;
-    match state.status()? {
-        Status::Created => {}
-        Status::Creating => return Err("cannot start a container that is being created".into()),
-        Status::Running => return Err("cannot start an already running container".into()),
-        Status::Paused => return Err("cannot start a container in the paused state".into()),
-        Status::Stopped => return Err("cannot start a container that has stopped".into()),
-    }
+    startable(&state)?;
     start_container(context, &state, Ready::Wait).map_err(|why| context.failed("start", why))?;
     Ok(0)
 }
+
+fn startable(state: &State) -> Result<(), String> {
+    match state.status()? {
+        Status::Created => Ok(()),
+        Status::Creating => Err("cannot start a container that is being created".into()),
+        Status::Running => Err("cannot start an already running container".into()),
+        Status::Paused => Err("cannot start a container in the paused state".into()),
+        Status::Stopped => Err("cannot start a container that has stopped".into()),
+    }
+}
+
+/// Of starts at once one opens the gate. Not the lock of deletions: those do not wait for hooks.
+const START_LOCK: &str = "start.lock";
 
 /// Whether to stay until a container that was told to notify is ready, or to listen in a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +74,14 @@ pub fn start_container(context: &Context, state: &State, ready: Ready) -> Result
         return Err("process property must not be empty".into());
     }
     let gate = state.gate();
+    let lock = state.dir.join(START_LOCK);
+    let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&lock);
+    let opened = opened.map_err(|error| format!("open {}: {}", lock.display(), plain(&error)))?;
+    let locked = Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| format!("flock: {errno}"))?;
+    startable(state)?;
     let started = killick_container::bundle::start(&container, &gate, Instant::now() + START_DEADLINE);
     let _ = fs::remove_file(&gate);
+    drop(locked);
     if let Err(error) = started {
         return Err(match error {
             // Another start was faster.
@@ -111,7 +111,7 @@ pub fn start_container(context: &Context, state: &State, ready: Ready) -> Result
 
 fn run_hooks(state: &State, kind: Kind, pid: Option<i32>) -> Result<(), String> {
     let spec: Spec = serde_json::from_value(state.config.clone()).map_err(|error| format!("state.json: {error}"))?;
-    let told = hooks::state(crate::features::SPEC_VERSION, &state.id, &state.bundle, &spec);
+    let told = hooks::state(killick_container::features::SPEC_VERSION, &state.id, &state.bundle, &spec);
     hooks::run(kind, &spec, &told, &environment(), &state.bundle, pid)
 }
 
@@ -125,6 +125,8 @@ pub fn poststop(context: &Context, state: &State) {
 fn delete(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
     let id = &words[0];
     let force = parsed.has("force");
+    // Of deletes at once one removes, the others find nothing any more.
+    let _lock = lock(&context.root.dir(id)?)?;
     let state = match context.root.load(id) {
         Ok(state) => state,
         Err(why) => return forget(context, id, force, why),
@@ -144,20 +146,38 @@ fn delete(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
     Ok(0)
 }
 
-/// A directory that an aborted create left has no state.
+/// Until it is dropped; None where there is nothing.
+fn lock(dir: &Path) -> Result<Option<Flock<File>>, String> {
+    match File::open(dir) {
+        Ok(opened) => {
+            let locked = Flock::lock(opened, FlockArg::LockExclusive);
+            locked.map(Some).map_err(|(_, errno)| format!("flock {}: {errno}", dir.display()))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("open {}: {}", dir.display(), plain(&error))),
+    }
+}
+
+/// What has no state: the directory of a create that was aborted, or, by force, of a container whose state is damaged.
+/// Its cgroup was written down before anything was in it.
 fn forget(context: &Context, id: &str, force: bool, why: String) -> Done {
     let dir = context.root.dir(id)?;
-    if dir.is_dir() && !dir.join("state.json").exists() {
-        let cgroup =
-            fs::read(dir.join(PLANNED_CGROUP)).ok().and_then(|text| serde_json::from_slice::<Cgroup>(&text).ok());
-        if let Some(cgroup) = cgroup {
-            let deadline = Instant::now() + REMOVE_DEADLINE;
-            let removed = cgroup.kill_all(deadline).and_then(|()| cgroup.remove(deadline));
-            removed.map_err(|error| error.to_string())?;
+    let is_aborted = dir.is_dir() && !dir.join("state.json").exists();
+    if is_aborted || (dir.is_dir() && force) {
+        let planned = fs::read(dir.join(PLANNED_CGROUP)).ok();
+        match planned.and_then(|text| serde_json::from_slice::<Cgroup>(&text).ok()) {
+            Some(cgroup) => {
+                let deadline = Instant::now() + REMOVE_DEADLINE;
+                let removed = cgroup.kill_all(deadline).and_then(|()| cgroup.remove(deadline));
+                removed.map_err(|error| error.to_string())?;
+            }
+            None if is_aborted => {}
+            // Nobody would find its processes any more.
+            None => return Err(why.into()),
         }
         fs::remove_dir_all(&dir).map_err(|error| format!("remove {}: {error}", dir.display()))?;
     }
-    if force && why == "container does not exist" { Ok(0) } else { Err(why.into()) }
+    if force { Ok(0) } else { Err(why.into()) }
 }
 
 /// Kills what is left and removes everything, going on past errors: the first is returned.

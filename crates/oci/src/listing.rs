@@ -111,10 +111,11 @@ const PS_DEADLINE: Duration = Duration::from_secs(30);
 
 fn ps(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
     let state = context.root.load(&words[0])?;
-    if state.status()? == Status::Stopped {
-        return Err("container not running".into());
-    }
-    let pids = state.cgroup.processes().map_err(|error| error.to_string())?;
+    // One that has stopped, or whose cgroup has gone, has none: that is no error, as runc has it.
+    let pids = match state.status()? {
+        Status::Stopped => state.cgroup.processes().unwrap_or_default(),
+        _ => state.cgroup.processes().map_err(|error| error.to_string())?,
+    };
     match parsed.one("format").unwrap_or("table") {
         "json" => {
             println!("{}", json!(pids));

@@ -16,6 +16,7 @@ mod log;
 mod notify;
 mod spec;
 mod state;
+mod statistics;
 mod stdio;
 mod update;
 
@@ -67,7 +68,11 @@ const GLOBAL: &[Flag] = &[
     Flag::switch(&["debug"], "log what is done, too"),
     Flag::switch(&["systemd-cgroup"], "systemd makes the cgroups; cgroupsPath is slice:prefix:name"),
     Flag::value(&["cgroup-manager"], "NAME", "cgroupfs or systemd (default: by cgroupsPath's form)"),
-    Flag::value(&["rootless"], "BOOL", "accepted: false or auto"),
+    Flag::value(
+        &["rootless"],
+        "BOOL",
+        "true, false or auto: accepted; a cgroup that cannot be made is an error in each",
+    ),
     Flag::value(&["criu"], "PATH", "accepted and unused"),
     Flag::switch(&["version", "v"], "print the version"),
     Flag::switch(&["help", "h"], "show help"),
@@ -87,6 +92,7 @@ fn commands() -> Vec<Command> {
 }
 
 fn main() -> ExitCode {
+    killick_sys::signal::hear_of_children();
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     match run(&words) {
         Ok(code) => ExitCode::from(code),
@@ -100,7 +106,7 @@ fn run(words: &[String]) -> Done {
     let commands = commands();
     let (global, rest) = match args::parse(GLOBAL, &words[1..], true) {
         Ok(parsed) => parsed,
-        Err(why) => return usage(&why, &args::help(program, GLOBAL, &commands)),
+        Err(why) => return usage(Log::stderr(), why, &args::help(program, GLOBAL, &commands)),
     };
     let Some(name) = rest.first().filter(|_| !global.has("help")) else {
         if global.has("version") {
@@ -119,21 +125,23 @@ fn run(words: &[String]) -> Done {
         Ok(log) => log,
         Err(why) => return told(Log::stderr(), why.into()),
     };
+    // Whatever it is asked with, even for help: that is how CRI-O finds out.
+    if matches!(name.as_str(), "checkpoint" | "restore") {
+        return told(log, format!("{name} is not supported by {program} (it would need criu)").into());
+    }
     let Some(command) = commands.iter().find(|command| command.name == name) else {
         return told(log, format!("No help topic for '{name}'").into());
     };
     let (parsed, left) = match args::parse(command.flags, &rest[1..], command.stops) {
         Ok(parsed) => parsed,
-        Err(why) => return usage(&why, &command.help(program)),
+        Err(why) => return usage(log, why, &command.help(program)),
     };
     if parsed.has("help") {
         print!("{}", command.help(program));
         return Ok(0);
     }
-    let count = left.len();
-    if count < command.positional.0 || count > command.positional.1 {
-        let why = format!("{name:?} takes {} argument(s), and got {count}", command.counts());
-        return usage(&why, &command.help(program));
+    if let Some(wrong) = command.counts_wrong(left.len()) {
+        return usage(log, format!("{program}: {name:?} requires {wrong} argument(s)"), &command.help(program));
     }
     let context = match context(&global, log, program) {
         Ok(context) => context,
@@ -172,13 +180,8 @@ fn context(global: &Parsed, log: Log, program: &str) -> Result<Context, (Log, Fa
         Ok(driver) => driver,
         Err(message) => return Err((log, message.into())),
     };
-    let refused = if global.one("rootless") == Some("true") {
-        Some("--rootless true is not supported yet".to_owned())
-    } else {
-        None
-    };
-    if let Some(message) = refused {
-        return Err((log, message.into()));
+    if let Some(other) = global.one("rootless").filter(|value| !matches!(*value, "true" | "false" | "auto")) {
+        return Err((log, format!("invalid rootless: {other:?} is not true, false or auto").into()));
     }
     match Root::new(global.one("root")) {
         Ok(root) => Ok(Context { root, log, program: program.to_owned(), driver }),
@@ -191,14 +194,13 @@ fn told(log: Log, failure: Failure) -> Done {
     Err(failure)
 }
 
-fn usage(why: &str, help: &str) -> Done {
+fn usage(log: Log, why: String, help: &str) -> Done {
     println!("Incorrect Usage.\n\n{help}");
-    eprintln!("{why}");
-    Err(Failure { message: why.to_owned(), code: 1 })
+    told(log, why.into())
 }
 
 /// The first three lines are what docker and podman look for.
 fn version() -> String {
     let number = env!("CARGO_PKG_VERSION");
-    format!("killick-oci version {number}\ncommit: v{number}\nspec: {}\n", features::SPEC_VERSION)
+    format!("killick-oci version {number}\ncommit: v{number}\nspec: {}\n", killick_container::features::SPEC_VERSION)
 }

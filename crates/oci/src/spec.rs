@@ -16,7 +16,10 @@ pub fn command() -> Command {
         flags: const {
             &[
                 Flag::value(&["bundle", "b"], "DIR", "where (default: the working directory)"),
-                Flag::switch(&["rootless"], "not supported yet"),
+                Flag::switch(
+                    &["rootless"],
+                    "for a user without rights: a user namespace, no limits, the host's network",
+                ),
                 HELP,
             ]
         },
@@ -26,11 +29,12 @@ pub fn command() -> Command {
 }
 
 fn run(_: &Context, parsed: &Parsed, _: &[String]) -> Done {
+    let mut config = default();
     if parsed.has("rootless") {
-        return Err("--rootless: user namespaces are not supported yet".into());
+        make_rootless(&mut config);
     }
     let path = Path::new(parsed.one("bundle").unwrap_or(".")).join("config.json");
-    let text = serde_json::to_string_pretty(&default()).map_err(|error| error.to_string())? + "\n";
+    let text = serde_json::to_string_pretty(&config).map_err(|error| error.to_string())? + "\n";
     let mut file = match std::fs::OpenOptions::new().write(true).create_new(true).open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -42,10 +46,35 @@ fn run(_: &Context, parsed: &Parsed, _: &[String]) -> Done {
     Ok(0)
 }
 
+/// As runc's: what a user alone may not do is left out.
+fn make_rootless(config: &mut Value) {
+    let own = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+    config["linux"]["uidMappings"] = own(nix::unistd::geteuid().as_raw());
+    config["linux"]["gidMappings"] = own(nix::unistd::getegid().as_raw());
+    if let Some(linux) = config["linux"].as_object_mut() {
+        linux.remove("resources");
+    }
+    if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({"type": "user"}));
+    }
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        mounts.retain(|mount| !mount["destination"].as_str().is_some_and(|path| path.starts_with("/sys")));
+        for options in mounts.iter_mut().filter_map(|mount| mount.get_mut("options").and_then(Value::as_array_mut)) {
+            let names_an_id = |option: &Value| {
+                option.as_str().is_some_and(|text| text.starts_with("gid=") || text.starts_with("uid="))
+            };
+            options.retain(|option| !names_an_id(option));
+        }
+        mounts.push(json!({"destination": "/sys", "type": "none", "source": "/sys",
+            "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}));
+    }
+}
+
 pub fn default() -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     json!({
-        "ociVersion": crate::features::SPEC_VERSION,
+        "ociVersion": killick_container::features::SPEC_VERSION,
         "process": {
             "terminal": true,
             "user": {"uid": 0, "gid": 0},

@@ -47,7 +47,7 @@ impl Root {
         match fs::DirBuilder::new().mode(0o711).create(&dir) {
             Ok(()) => Ok(dir),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Err(format!("container with given ID already exists: {id}"))
+                Err("container with given ID already exists".into())
             }
             Err(error) => Err(format!("mkdir {}: {}", dir.display(), plain(&error))),
         }
@@ -227,7 +227,7 @@ impl State {
         let status = self.status()?;
         let pid = if status == Status::Stopped { 0 } else { self.record.pid };
         let mut state = json!({
-            "ociVersion": crate::features::SPEC_VERSION,
+            "ociVersion": killick_container::features::SPEC_VERSION,
             "id": self.id,
             "pid": pid,
             "status": status.word(),

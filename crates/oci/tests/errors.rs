@@ -46,7 +46,7 @@ fn an_invalid_configuration_is_refused_and_leaves_nothing() {
     );
     check(json!({"linux": {"sysctl": {"net.no.such.key": "1"}}}), "/proc/sys/net/no/such/key");
     check(json!({"linux": {"resources": {"memory": {"limit": -5}}}}), "invalid memory value: -5");
-    check(json!({"linux": {"resources": {"unified": {"memory.high": "1"}}}}), "unified");
+    check(json!({"linux": {"resources": {"unified": {"nosuch.high": "1"}}}}), "unified");
     check(
         json!({"mounts": [{"destination": "/proc/sys", "type": "tmpfs", "source": "x"}]}),
         "\"/proc/sys\" cannot be mounted because it is inside /proc",
@@ -102,12 +102,9 @@ fn ids_and_places_are_checked_first() {
 }
 
 #[test]
-fn usage_errors_and_what_is_not_supported_yet_say_so() {
+fn what_is_not_supported_says_so() {
     let bundle = Bundle::new(json!({}));
     let path = bundle.path().to_str().unwrap();
-    for words in [&["create"][..], &["create", "--wrong", "x"], &["state", "a", "b"], &["fly"]] {
-        assert_eq!(bundle.oci(words).code, 1, "{words:?}");
-    }
     bundle
         .oci(&["--systemd-cgroup", "create", "-b", path, &bundle.id])
         .fails("systemd cgroup flag passed, but systemd support for managing cgroups is not available");

@@ -109,7 +109,7 @@ impl Launcher for InContainer<'_> {
         let launched = exec(self.facts, self.container, ExecRequest::new(command.args, stdio, Some(leaf.attach())));
         match launched {
             Ok(exec) => {
-                let (stage, execs) = (Stage::Launching(exec), self.execs);
+                let (stage, execs) = (Stage::Launching(Box::new(exec)), self.execs);
                 Ok(Box::new(Running { stage, leaf: Some(leaf), kill: None, execs, throttled_before }))
             }
             Err(error) => {
@@ -130,7 +130,7 @@ struct Running<'a> {
 }
 
 enum Stage {
-    Launching(Exec),
+    Launching(Box<Exec>),
     Running(PidFd),
     Ended(Poll),
 }

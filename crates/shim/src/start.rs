@@ -45,7 +45,7 @@ pub(crate) fn start(dir: &Path) -> Result<(), String> {
     let log = shim_log(&dir)?;
     let (ready, told) = killick_sys::fd::pipe().map_err(|error| error.to_string())?;
     let shim = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
-    let keep = killick_sys::fd::sealed_memfd("killick-keep", crate::PAUSE).map_err(|error| error.to_string())?;
+    let keep = killick_sys::sealed::sealed("killick-keep", crate::PAUSE).map_err(|error| error.to_string())?;
     // As kubelet's sandboxes: of a pod, its supervisor is the last to go. Where that is refused it goes like others.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     let args = [OsString::from("killick-pause"), "keep".into(), dir.run_dir().into(), shim.into()];

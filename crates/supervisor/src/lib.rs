@@ -4,7 +4,7 @@
 //! a worker child where it may wait for a disk.
 #![forbid(unsafe_code)]
 
-mod births;
+pub mod births;
 pub mod clock;
 pub mod container_config;
 mod context;
@@ -18,7 +18,7 @@ mod live;
 pub mod log_pump;
 mod message;
 mod probing;
-mod reap;
+pub mod reap;
 mod removal;
 pub mod run;
 mod sandbox;
@@ -26,5 +26,5 @@ mod start;
 mod state;
 mod takeover;
 mod volumes;
-mod wait;
+pub mod wait;
 mod watch;

@@ -26,6 +26,14 @@ const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 2;
 const BPF_F_REPLACE: u32 = 4;
 
+/// Whether the kernel has device programs (4.15): an empty one is EINVAL there too, but not "no such call".
+pub fn is_available() -> bool {
+    match load_device_program(&[]) {
+        Ok(_) | Err(Errno::EINVAL | Errno::E2BIG) => true,
+        Err(_) => false,
+    }
+}
+
 /// Loads a device program. A kernel before 5.11 charges it to RLIMIT_MEMLOCK: EPERM there means that the limit is low.
 pub fn load_device_program(program: &[Insn]) -> Result<OwnedFd, Errno> {
     #[repr(C)]

@@ -220,6 +220,11 @@ pub fn set_ambient(ambient: CapSet) -> CapSet {
     refused
 }
 
+/// Whether the kernel has ambient capabilities (4.3).
+pub fn has_ambient() -> bool {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as libc::c_ulong, 0).is_ok()
+}
+
 /// Keeps the permitted set over the next setuid away from 0; execve clears the flag.
 pub fn keep_caps(keep: bool) -> Result<(), Errno> {
     prctl(libc::PR_SET_KEEPCAPS, keep.into(), 0).map(drop)

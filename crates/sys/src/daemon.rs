@@ -1,6 +1,7 @@
 //! A process that outlives its starter, and the descriptors that a process finds when it begins.
 
 use crate::error::{Context, Error, Result, check};
+use crate::execute::{Words, by_descriptor};
 use crate::fd::{self, own};
 use crate::signal::{reset_dispositions, unblock_all};
 use crate::spawn::{self, Birth, Born};
@@ -53,21 +54,7 @@ fn become_daemon(
     let kept: Vec<RawFd> = fds.iter().map(|(_, number)| *number).chain([executable.as_raw_fd()]).collect();
     std::mem::forget(moved);
     fd::close_all_except(&kept)?;
-    let mut arguments: Vec<*const libc::c_char> = args.iter().map(|text| text.as_ptr()).collect();
-    arguments.push(std::ptr::null());
-    let mut environment: Vec<*const libc::c_char> = env.iter().map(|text| text.as_ptr()).collect();
-    environment.push(std::ptr::null());
-    execute(&executable, &arguments, &environment)
-}
-
-#[allow(unsafe_code)]
-fn execute(executable: &OwnedFd, args: &[*const libc::c_char], env: &[*const libc::c_char]) -> Result<()> {
-    let (args, env) = (args.as_ptr(), env.as_ptr());
-    // SAFETY: both lists end with a null and point to strings that live until this process image is gone.
-    let failed = unsafe {
-        libc::syscall(libc::SYS_execveat, executable.as_raw_fd(), c"".as_ptr(), args, env, libc::AT_EMPTY_PATH)
-    };
-    check(failed, || format!("execveat({}, \"\", AT_EMPTY_PATH)", fd::describe(executable))).map(drop)
+    Err(by_descriptor(executable.as_fd(), &Words::new(args.to_vec()), &Words::new(env.to_vec())))
 }
 
 fn duplicate_above(fd: BorrowedFd<'_>, least: RawFd) -> Result<OwnedFd> {

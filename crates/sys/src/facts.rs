@@ -20,6 +20,8 @@ pub struct Facts {
     pub detached_mounts: bool,
     /// Cgroup namespaces (4.6).
     pub cgroup_namespace: bool,
+    /// `execveat` (3.19): a program run by its descriptor where no /proc is in sight.
+    pub execveat: bool,
 }
 
 impl Facts {
@@ -32,14 +34,22 @@ impl Facts {
             // Joining one's own namespace changes nothing.
             setns_by_pidfd: pidfd.is_some_and(|pidfd| ns::join_by_pidfd(pidfd, &[NamespaceKind::Uts]).is_ok()),
             detached_mounts: has_detached_mounts().is_ok(),
-            cgroup_namespace: ns::open_own(NamespaceKind::Cgroup).is_ok(),
+            cgroup_namespace: has_cgroup_namespaces(),
+            execveat: crate::execute::has_execveat(),
         }
     }
 
     /// For kernels before 5.2, and for tests of the classic way.
     pub fn classic() -> Self {
-        Self { pidfd: false, setns_by_pidfd: false, detached_mounts: false, cgroup_namespace: false }
+        Self { pidfd: false, setns_by_pidfd: false, detached_mounts: false, cgroup_namespace: false, execveat: false }
     }
+}
+
+/// Joining one's own changes nothing; a user namespace may lack the right to do even that.
+fn has_cgroup_namespaces() -> bool {
+    ns::open_own(NamespaceKind::Cgroup)
+        .and_then(|own| ns::join(own.as_fd(), NamespaceKind::Cgroup))
+        .map_or_else(|error| error.errno() == Errno::EPERM, |()| true)
 }
 
 fn has_detached_mounts() -> Result<()> {

@@ -89,6 +89,8 @@ fn receive_once(socket: BorrowedFd<'_>, max: usize) -> Result<Message> {
         );
         let received = match received {
             Err(Errno::EINTR) => continue,
+            // Said each time that a loop finds nothing more.
+            Err(Errno::EAGAIN) => return Err(Error::new("recvmsg()", Errno::EAGAIN)),
             other => other.call(describe_call)?,
         };
         let (mut fds, mut sender) = (Vec::new(), None);
@@ -167,15 +169,27 @@ pub(crate) fn gaps(keep: impl IntoIterator<Item = RawFd>) -> Vec<(u32, u32)> {
 }
 
 /// Closes everything but `keep`: close_range between the kept numbers, /proc/self/fd where that is refused.
-#[allow(unsafe_code)]
 pub fn close_all_except(keep: &[RawFd]) -> Result<()> {
+    close_except(keep, close_listed)
+}
+
+/// As `close_all_except`, where /proc may be a container's and tell anything: no open number has reached `end`.
+pub fn close_all_except_below(keep: &[RawFd], end: RawFd) -> Result<()> {
+    close_except(keep, |keep| {
+        close_those(0..end, keep);
+        Ok(())
+    })
+}
+
+#[allow(unsafe_code)]
+fn close_except(keep: &[RawFd], one_by_one: impl FnOnce(&[RawFd]) -> Result<()>) -> Result<()> {
     for (first, last) in gaps(keep.iter().copied()) {
         // SAFETY: only numbers that nobody in this process will use again are closed: the caller is a child
         // that owns exactly `keep`.
         let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         match check(done, || format!("close_range({first}, {last}, 0)")) {
             Ok(_) => {}
-            Err(error) if error.is_refused() => return close_listed(keep),
+            Err(error) if error.is_refused() => return one_by_one(keep),
             Err(error) => return Err(error),
         }
     }
@@ -189,7 +203,6 @@ pub(crate) fn has_close_range() -> bool {
     unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) == 0 }
 }
 
-#[allow(unsafe_code)]
 fn close_listed(keep: &[RawFd]) -> Result<()> {
     let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
         let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
@@ -200,31 +213,18 @@ fn close_listed(keep: &[RawFd]) -> Result<()> {
         Ok(open) => open,
         Err(_) => (0..limit_of_fds() as RawFd).collect(),
     };
-    for fd in open {
-        if !keep.contains(&fd) {
-            // SAFETY: as above; the directory's own descriptor is already closed, its number answers EBADF.
-            unsafe { libc::close(fd) };
-        }
-    }
+    close_those(open, keep);
     Ok(())
 }
 
-/// A program in memory that nobody can change any more: to be run without a path.
-pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
-    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // MFD_EXEC (6.3): without it some systems make memfds that cannot be run.
-    let executable = flags | MFdFlags::from_bits_retain(0x10);
-    let fd = memfd_create(name, executable)
-        .or_else(|_| memfd_create(name, flags))
-        .call(|| format!("memfd_create({name:?}, MFD_CLOEXEC|MFD_ALLOW_SEALING)"))?;
-    let mut file = std::fs::File::from(fd);
-    std::io::Write::write_all(&mut file, content).call(|| format!("write(memfd {name:?}, {} bytes)", content.len()))?;
-    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).call(|| format!("fcntl(memfd {name:?}, F_ADD_SEALS)"))?;
-    // While somebody has it open for writing, execve says ETXTBSY: read-only by another open, and the first closed.
-    crate::path::reopen(file.as_fd(), nix::fcntl::OFlag::O_RDONLY)
+#[allow(unsafe_code)]
+fn close_those(numbers: impl IntoIterator<Item = RawFd>, keep: &[RawFd]) {
+    for fd in numbers {
+        if !keep.contains(&fd) {
+            // SAFETY: as above; a number that is not open answers EBADF.
+            unsafe { libc::close(fd) };
+        }
+    }
 }
 
 /// A number that no descriptor of this process has reached.

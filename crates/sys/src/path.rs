@@ -63,13 +63,16 @@ pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> R
     }
 }
 
-/// Without openat2 another file system is seen by its device; one file of the same bound over another is not.
+/// Without openat2 another file system is seen by its device, and one file of the same bound over another by the mount's
+/// number, where the kernel tells it.
 fn walk_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
     let call = || format!("walk({}, {path:?}, no mounts)", describe(root));
     let leaves = || Error::new(call(), Errno::EXDEV);
     let device = fstat(root).call(call)?.st_dev;
+    let mount = crate::tree::mount_id(root).ok();
     let mut left = names(path);
     let mut here = root.try_clone_to_owned().call(call)?;
+    let mut parent = None;
     let mut links = 0;
     while let Some(name) = left.pop_front() {
         if name == ".." {
@@ -77,11 +80,11 @@ fn walk_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<Owned
         }
         let next = open_child(here.as_fd(), &name, OFlag::O_PATH)?;
         let stat = fstat(&next).call(call)?;
-        if stat.st_dev != device {
+        if stat.st_dev != device || (mount.is_some() && crate::tree::mount_id(next.as_fd()).ok() != mount) {
             return Err(leaves());
         }
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
-            here = next;
+            parent = Some((std::mem::replace(&mut here, next), name));
             continue;
         }
         links += 1;
@@ -96,7 +99,8 @@ fn walk_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<Owned
             left.push_front(name);
         }
     }
-    finish(here, flags, call)
+    let (parent, name) = parent.unzip();
+    finish(here, parent.as_ref().map(AsFd::as_fd), name.as_deref().unwrap_or_default(), flags, call)
 }
 
 /// The same for kernels without openat2. `..` goes back on a stack of descriptors, never through the kernel, so a
@@ -107,6 +111,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
     let mut stack = vec![dup(root)?];
     let mut left: VecDeque<OsString> = names(path);
     let mut links = 0;
+    let mut last_name = OsString::new();
     while let Some(name) = left.pop_front() {
         if name == ".." {
             if stack.len() > 1 {
@@ -121,6 +126,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
         let keeps_link = left.is_empty() && flags.contains(OFlag::O_NOFOLLOW);
         if kind != SFlag::S_IFLNK.bits() || keeps_link {
             stack.push(next);
+            last_name = name;
             continue;
         }
         links += 1;
@@ -140,7 +146,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
         }
     }
     let last = stack.pop().ok_or_else(|| Error::new(call(), Errno::ENOENT))?;
-    finish(last, flags, call)
+    finish(last, stack.last().map(AsFd::as_fd), &last_name, flags, call)
 }
 
 /// `self` and `thread-self` are plain symlinks; the rest of procfs's links are magic.
@@ -148,16 +154,33 @@ fn is_magic(_dir: BorrowedFd<'_>, name: &OsStr) -> bool {
     !(name == "self" || name == "thread-self" || name == "mounts" || name == "net")
 }
 
-fn finish(last: OwnedFd, flags: OFlag, call: impl Fn() -> String) -> Result<OwnedFd> {
-    if flags.contains(OFlag::O_PATH) {
-        let is_dir = fstat(&last).call(&call)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
-        return if flags.contains(OFlag::O_DIRECTORY) && !is_dir {
-            Err(Error::new(call(), Errno::ENOTDIR))
-        } else {
-            Ok(last)
-        };
+/// `last` with the access that `flags` ask for. Not by /proc: a process between two namespaces has none of its own, and
+/// in a container's mount namespace it may be anything.
+fn finish(
+    last: OwnedFd,
+    parent: Option<BorrowedFd<'_>>,
+    name: &OsStr,
+    flags: OFlag,
+    call: impl Fn() -> String,
+) -> Result<OwnedFd> {
+    let looked = fstat(&last).call(&call)?;
+    let is_dir = looked.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+    if flags.contains(OFlag::O_DIRECTORY) && !is_dir {
+        return Err(Error::new(call(), Errno::ENOTDIR));
     }
-    reopen(last.as_fd(), flags)
+    if flags.contains(OFlag::O_PATH) {
+        return Ok(last);
+    }
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match parent {
+        Some(parent) if !is_dir => {
+            let opened = openat(parent, name, flags, Mode::empty()).call(&call)?;
+            let found = fstat(&opened).call(&call)?;
+            let is_same = (found.st_dev, found.st_ino) == (looked.st_dev, looked.st_ino);
+            if is_same { Ok(opened) } else { Err(Error::new(call(), Errno::EAGAIN)) }
+        }
+        _ => openat(&last, ".", flags, Mode::empty()).call(&call),
+    }
 }
 
 /// Another descriptor of the same file, with access; through this process's /proc.

@@ -71,8 +71,8 @@ fn input_fd(input: &[u8]) -> Result<OwnedFd> {
         File::from(write).write_all(input).call(|| format!("write(pipe, {} bytes)", input.len()))?;
         return Ok(read);
     }
-    let mut file = File::from(fd::sealed_memfd("input", input)?);
-    file.rewind().call(|| "lseek(memfd, 0)".into())?;
+    let mut file = File::from(crate::sealed::sealed("input", input)?);
+    file.rewind().call(|| "lseek(input, 0)".into())?;
     Ok(file.into())
 }
 

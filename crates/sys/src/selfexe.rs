@@ -2,17 +2,17 @@
 //!
 //! A process that enters a container's namespaces shows its executable as `/proc/PID/exe`. A read-only bind mount does
 //! not protect the file behind it: whoever has CAP_SYS_ADMIN in any mount namespace makes it writable again. An overlay
-//! without an upper layer has nothing to write to; a sealed memfd refuses.
+//! without an upper layer has nothing to write to; a sealed memfd refuses, and so does a read-only tmpfs without a mount.
 
-use crate::error::{Context, Error, Result, check};
-use crate::fd::sealed_memfd;
+use crate::error::{Context, Error, Result};
+use crate::execute::{Words, by_descriptor};
 use crate::mount::NewFilesystem;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -27,9 +27,7 @@ pub fn is_protected() -> Result<bool> {
     if crate::mount::fs_magic(&file)? == OVERLAY_MAGIC {
         return Ok(crate::mount::flags_of(file.as_fd())? & libc::MS_RDONLY != 0);
     }
-    // Only memfds answer this; other files say EINVAL.
-    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
-    Ok(seals.is_ok_and(|seals| seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL)))
+    crate::sealed::is_sealed(file.as_fd())
 }
 
 /// Returns when this process is protected; else runs itself again from such a place with the same arguments and
@@ -38,10 +36,18 @@ pub fn ensure_protected(empty: &Path) -> Result<()> {
     if is_protected()? {
         return Ok(());
     }
-    let program = open_overlay(empty).or_else(|_| open_memfd())?;
-    let args: Vec<OsString> = std::env::args_os().collect();
-    let env = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
-    match execute(program.as_fd(), args.iter().map(|arg| arg.as_bytes().to_vec()), env) {
+    let run = |program: OwnedFd| {
+        let args: Vec<OsString> = std::env::args_os().collect();
+        let env = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+        execute(program.as_fd(), args.iter().map(|arg| arg.as_bytes().to_vec()), env)
+    };
+    if let Ok(program) = open_overlay(empty).or_else(|_| open_classic_overlay(empty)) {
+        let Err(error) = run(program);
+        return Err(error);
+    }
+    match run(open_copy()?) {
+        // Some enterprise kernels seal a memfd and then do not run it.
+        Err(error) if error.errno() == Errno::ETXTBSY => run(open_tmpfs_copy()?).map(|never| match never {}),
         Err(error) => Err(error),
     }
 }
@@ -61,6 +67,22 @@ pub fn open_overlay(empty: &Path) -> Result<OwnedFd> {
     Ok(opened)
 }
 
+/// The same for kernels without fsopen: mounted by a child in a mount namespace that ends with it.
+pub fn open_classic_overlay(empty: &Path) -> Result<OwnedFd> {
+    let own = std::fs::read_link(OWN).call(|| format!("readlink({OWN})"))?;
+    let einval = || Error::new(format!("readlink({OWN}) = {}", own.display()), Errno::EINVAL);
+    let (directory, name) = own.parent().zip(own.file_name()).ok_or_else(einval)?;
+    let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+    let data = format!("lowerdir={}:{}", directory.display(), empty.display());
+    let opened = crate::sealed::open_in_unseen_mount("overlay", flags, &data, |point| {
+        let path = point.join(name);
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        nix::fcntl::open(&path, flags, Mode::empty()).call(|| format!("open({})", path.display()))
+    })?;
+    same_content(opened.as_fd())?;
+    Ok(opened)
+}
+
 /// A file replaced on disk since we were started is another program.
 fn same_content(opened: BorrowedFd<'_>) -> Result<()> {
     let call = || "fstat(own executable)".to_owned();
@@ -70,44 +92,37 @@ fn same_content(opened: BorrowedFd<'_>) -> Result<()> {
     if is_same { Ok(()) } else { Err(Error::new("the executable was replaced on disk", Errno::ESTALE)) }
 }
 
-pub fn open_memfd() -> Result<OwnedFd> {
+/// A copy in memory, where an overlay cannot be made detached.
+pub fn open_copy() -> Result<OwnedFd> {
+    crate::sealed::sealed("killick", &content()?)
+}
+
+/// As `open_copy`, by the way of kernels without memfds.
+pub fn open_tmpfs_copy() -> Result<OwnedFd> {
+    crate::sealed::sealed_tmpfs("killick", &content()?)
+}
+
+fn content() -> Result<Vec<u8>> {
     use std::io::Read;
     let mut content = Vec::new();
     let file = std::fs::File::open(OWN).call(|| format!("open({OWN})"))?;
     file.take(BINARY_BYTES_MAX).read_to_end(&mut content).call(|| format!("read({OWN})"))?;
-    sealed_memfd("killick", &content)
+    Ok(content)
 }
 
-/// execveat(program, "", AT_EMPTY_PATH); returns only when it fails.
-#[allow(unsafe_code)]
+/// Runs what a descriptor is open on; returns only when it fails.
 pub fn execute(
     program: BorrowedFd<'_>,
     args: impl IntoIterator<Item = Vec<u8>>,
     env: impl IntoIterator<Item = Vec<u8>>,
 ) -> Result<Infallible> {
-    let call = || format!("execveat({}, \"\", AT_EMPTY_PATH)", crate::fd::describe(program));
-    let strings = |list: &mut dyn Iterator<Item = Vec<u8>>| -> Result<Vec<CString>> {
-        list.map(|bytes| CString::new(bytes).map_err(|_| Error::new(call(), Errno::EINVAL))).collect()
+    let words = |list: &mut dyn Iterator<Item = Vec<u8>>| -> Result<Words> {
+        let strings = list.map(|bytes| {
+            CString::new(bytes)
+                .map_err(|_| Error::new(format!("execve({})", crate::fd::describe(program)), Errno::EINVAL))
+        });
+        Ok(Words::new(strings.collect::<Result<_>>()?))
     };
-    let (args, env) = (strings(&mut args.into_iter())?, strings(&mut env.into_iter())?);
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (argv, envp) = (pointers(&args), pointers(&env));
-    let empty = c"";
-    // SAFETY: both arrays end with null and, like their strings, outlive the call.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            program.as_raw_fd(),
-            empty.as_ptr(),
-            argv.as_ptr(),
-            envp.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    match check(done, call) {
-        Err(error) => Err(error),
-        Ok(_) => Err(Error::new(call(), Errno::ENOTRECOVERABLE)),
-    }
+    let (args, env) = (words(&mut args.into_iter())?, words(&mut env.into_iter())?);
+    Err(by_descriptor(program, &args, &env))
 }

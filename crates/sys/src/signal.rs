@@ -41,6 +41,32 @@ pub fn reset_dispositions() {
     }
 }
 
+/// HUP, INT, QUIT and TERM end this process, though the kernel drops them for a PID namespace's init that does not catch
+/// them. For one that waits to become its program: execve puts the dispositions back.
+#[allow(unsafe_code)]
+pub fn end_on_termination() -> Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, Signal, sigaction};
+    extern "C" fn end(signal: libc::c_int) {
+        // SAFETY: _exit does nothing but the call; it may run at any place of any code.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { sigaction(signal, &action) }.call(|| format!("rt_sigaction({signal}, _exit)"))?;
+    }
+    Ok(())
+}
+
+/// A caller that ignores SIGCHLD leaves us without the ends of our children: the kernel throws them away.
+#[allow(unsafe_code)]
+pub fn hear_of_children() {
+    let default = KernelSigaction::default();
+    let nothing = std::ptr::null_mut::<KernelSigaction>();
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGCHLD, &raw const default, nothing, size_of::<u64>()) };
+}
+
 /// The kernel's own structure; all zero is SIG_DFL without flags.
 #[repr(C)]
 #[derive(Default)]

@@ -9,6 +9,7 @@ use crate::ns;
 use crate::pidfd::{Exit, PidFd};
 use crate::signal::{Blocked, reset_dispositions, unblock_all};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -364,11 +365,15 @@ impl<T> Drop for Worker<T> {
 
 /// Blocks until `fd` can be read or `deadline` passes.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> Result<()> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    wait_for(fd, PollFlags::POLLIN, deadline)
+}
+
+/// Blocks until `fd` has one of these, or its other end is closed, or `deadline` passes.
+pub(crate) fn wait_for(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
     // A millisecond more than left, so that the caller sees the deadline as passed.
     let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+    match poll(&mut [PollFd::new(fd, events)], timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(Error::new(format!("poll({})", fd::describe(fd)), errno)),
     }

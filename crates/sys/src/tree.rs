@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -131,7 +131,7 @@ impl Removal {
         for _ in 0..1000 {
             self.moved += 1;
             let new_name = format!(".killick-removed-{}", self.moved);
-            match mutable(dir, name, || renameat2(dir, name, top, new_name.as_str(), RenameFlags::RENAME_NOREPLACE)) {
+            match mutable(dir, name, || rename_to_free(dir, name, top, &new_name)) {
                 Ok(()) => return true,
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return self.failed(shown, name, errno),
@@ -150,6 +150,20 @@ impl Removal {
             self.errors.push(why);
         }
         false
+    }
+}
+
+/// Renames a directory to a name that is not taken (EEXIST).
+fn rename_to_free(dir: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, new_name: &str) -> Result<(), Errno> {
+    match renameat2(dir, name, top, new_name, RenameFlags::RENAME_NOREPLACE) {
+        // Before 3.15, and some file systems: an empty directory of our own is what rename(2) may replace.
+        Err(Errno::ENOSYS | Errno::EINVAL | Errno::EPERM) => {
+            nix::sys::stat::mkdirat(top, new_name, Mode::S_IRWXU)?;
+            renameat(dir, name, top, new_name).inspect_err(|_| {
+                let _ = unlinkat(top, new_name, UnlinkatFlags::RemoveDir);
+            })
+        }
+        result => result,
     }
 }
 
@@ -203,8 +217,38 @@ fn open_same_mount_by_id(dir: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> Resu
     }
 }
 
-/// `mnt_id` of `/proc/self/fdinfo/N`: tells two mounts of one file system apart, which a device number does not.
+/// The mount that is open here: tells two mounts of one file system apart, which a device number does not. `mnt_id` of
+/// `/proc/self/fdinfo/N` (3.15), else what name_to_handle_at tells of file systems that can be exported.
 pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    match mount_id_by_fdinfo(fd) {
+        Err(Errno::EIO) => mount_id_by_handle(fd),
+        result => result,
+    }
+}
+
+fn mount_id_by_handle(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    // `struct file_handle` with room for no handle: the answer is EOVERFLOW and the mount.
+    let mut handle = [0u32; 2];
+    let mut id: libc::c_int = -1;
+    let empty = c"".as_ptr();
+    // SAFETY: the kernel reads and writes the two numbers of the handle, and one more; all outlive the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_raw_fd(),
+            empty,
+            handle.as_mut_ptr(),
+            &raw mut id,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    match Errno::result(done) {
+        Ok(_) | Err(Errno::EOVERFLOW) => u64::try_from(id).map_err(|_| Errno::EIO),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn mount_id_by_fdinfo(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
     let text = fs::read_to_string(path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).ok_or(Errno::EIO)
@@ -247,6 +291,15 @@ mod tests {
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].ends_with("something is mounted there"), "{errors:?}");
         assert!(!dir.path().join("top/plain").exists(), "the rest goes nevertheless");
+    }
+
+    #[test]
+    fn a_mount_has_the_same_number_in_both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path(), Path::new("/"), Path::new("/dev")] {
+            let opened = open_dir(path);
+            assert_eq!(mount_id_by_handle(opened.as_fd()), mount_id_by_fdinfo(opened.as_fd()), "{}", path.display());
+        }
     }
 
     #[test]

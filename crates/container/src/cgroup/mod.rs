@@ -319,6 +319,14 @@ impl Cgroup {
         stats::read(self)
     }
 
+    /// A file of the cgroup in the hierarchy that carries `controller`; None where there is none.
+    pub fn file(&self, controller: &str, name: &str) -> Result<Option<String>, CgroupError> {
+        match self.dir_of(controller) {
+            Some((dir, _)) => Ok(files::read_if_present(&dir.join(name))?),
+            None => Ok(None),
+        }
+    }
+
     /// Leaf cgroups for execs into this container.
     pub fn leaf_pool(&self) -> LeafPool {
         LeafPool::new(self.clone())

@@ -210,6 +210,10 @@ mod tests {
 
     #[test]
     fn the_kernels_verifier_takes_the_program() {
+        if !bpf::is_available() {
+            println!("not here: this kernel has no device programs (4.15)");
+            return;
+        }
         let everything = Rule { allow: true, kind: Kind::All, major: None, minor: None, access: ALL_ACCESS };
         let nothing = Rule { allow: false, ..everything };
         for rules in [vec![], vec![everything], vec![nothing], vec![nothing, everything], DEFAULT_RULES.to_vec()] {

@@ -408,6 +408,10 @@ fn libseccomp_answers_the_same_for_the_default_profile() {
 /// lower half with the upper half of 2^63).
 #[test]
 fn libseccomp_answers_the_same_for_random_profiles() {
+    if !kernel::flag_is_supported(kernel::FLAG_LOG) {
+        println!("not here: libseccomp asks the kernel which actions it has, and this one has no seccomp(2)");
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let Some(oracle) = oracle(directory.path()) else { return };
     let mut random = Random(0x1234_5678_9abc_def1);

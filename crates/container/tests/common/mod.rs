@@ -129,6 +129,8 @@ impl Host {
             host_network: false,
             host_ipc: false,
             host_pid: false,
+            joined: Vec::new(),
+            oom_score_adj: killick_container::sandbox::PAUSE_OOM_SCORE_ADJ,
             sysctls: vec![("net.ipv4.ip_unprivileged_port_start".into(), "0".into())],
             shm_bytes: 1 << 20,
             cgroup: None,

@@ -6,7 +6,7 @@
 //! library. It tells a failure by the number of the call; the words are found by the parent, which has the plan.
 //! Every other plan is `run`'s, which can do everything; so is every plan where the kernel lacks something (5.9).
 
-use super::arena::Arena;
+use super::arena::{Arena, Room};
 use super::error::LaunchError;
 use super::exec;
 use super::memory::KeptHeap;
@@ -14,21 +14,21 @@ use super::plan::{Fd, Ids, Plan, Step, Who};
 use super::run::{FAILED, cwd_error};
 use super::tail::raw;
 use crate::caps::{self, CapSet};
-use crate::error::{Error, Result};
-use crate::fd::{self, own};
+use crate::error::{Context, Error, Result};
+use crate::fd::{self, Message, own};
 use crate::ns::{self, NamespaceKind};
 use crate::pidfd::PidFd;
 use crate::schedule;
 use crate::seccomp;
 use crate::signal;
 use nix::errno::Errno;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// A plan laid out. What it points to lives in the arena.
 #[derive(Debug)]
-pub(super) struct Bare {
-    _arena: Arena,
+pub(super) struct Bare<'a> {
+    _arena: Arena<'a>,
     ops: *const Op,
     count: usize,
     channel: RawFd,
@@ -92,7 +92,9 @@ enum OnError {
     Ignore,
 }
 
-/// What the child tells: 16 bytes, the first of which no other report begins with.
+const WORD_BYTES: usize = 16;
+
+/// What the child tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word {
     pub(super) kind: Kind,
@@ -111,7 +113,7 @@ pub(super) enum Kind {
 }
 
 impl Word {
-    fn bytes(self) -> [u8; 16] {
+    fn bytes(self) -> [u8; WORD_BYTES] {
         let kind = match self.kind {
             Kind::Executing => 0u8,
             Kind::Warning => 1,
@@ -137,19 +139,37 @@ impl Word {
     }
 }
 
+/// A channel for `Word`s: one read gives one. Both ends never block.
+pub(super) fn channel() -> Result<(OwnedFd, OwnedFd)> {
+    use nix::fcntl::OFlag;
+    nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).call(|| "pipe2(O_CLOEXEC|O_NONBLOCK)".into())
+}
+
+/// What has come; no bytes: the other end is closed.
+pub(super) fn receive(channel: BorrowedFd<'_>) -> Result<Message> {
+    let mut bytes = [0; WORD_BYTES];
+    let length = nix::unistd::read(channel, &mut bytes).call(|| "read(pipe)".into())?;
+    Ok(Message { bytes: bytes[..length].to_vec(), ..Message::default() })
+}
+
 /// None: this plan needs `run`.
-pub(super) fn prepare(plan: &Plan, channel: BorrowedFd<'_>) -> Result<Option<Bare>> {
-    if !fits(plan) || !fd::has_close_range() {
-        return Ok(None);
+pub(super) fn prepare<'a>(plan: &Plan, channel: BorrowedFd<'_>, room: &'a mut Room) -> Result<Option<Bare<'a>>> {
+    let mut laid_out = lay_out(plan, channel, Arena::within(room));
+    if laid_out.is_none() {
+        laid_out = lay_out(plan, channel, Arena::mapped(size(plan))?);
     }
-    let arena = Arena::new(size(plan))?;
+    Ok(laid_out)
+}
+
+fn lay_out<'a>(plan: &Plan, channel: BorrowedFd<'_>, arena: Arena<'a>) -> Option<Bare<'a>> {
     let mut layout = Layout::new(plan, channel.as_raw_fd(), Some(arena));
     for (index, step) in plan.steps.iter().enumerate() {
         layout.step(index, step);
     }
-    let Layout { ops, arena: Some(mut arena), misfit: false, .. } = layout else { return Ok(None) };
+    let Layout { ops, arena: Some(mut arena), misfit: false, .. } = layout else { return None };
     let (place, count) = (arena.put(&ops), ops.len());
-    Ok(Some(Bare { _arena: arena, ops: place, count, channel: channel.as_raw_fd() }))
+    let fits = !arena.is_full();
+    fits.then(|| Bare { _arena: arena, ops: place, count, channel: channel.as_raw_fd() })
 }
 
 /// The words for what the child told.
@@ -165,8 +185,8 @@ pub(super) fn explain(plan: &Plan, channel: RawFd, word: Word) -> LaunchError {
     layout.said.unwrap_or_else(|| LaunchError::Died(format!("unreadable report: {word:?}")))
 }
 
-/// Whether every step is one of those that need no memory.
-fn fits(plan: &Plan) -> bool {
+/// Whether every step is one of those that need no memory, and the kernel has what they need.
+pub(super) fn fits(plan: &Plan) -> bool {
     let has_program = plan.steps.iter().any(|step| matches!(step, Step::FindExecutable));
     let known = |step: &Step| match step {
         Step::CloseOtherFds
@@ -203,7 +223,7 @@ fn fits(plan: &Plan) -> bool {
         _ => false,
     };
     let can_call = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
-    can_call && has_program && plan.steps.iter().all(known)
+    can_call && has_program && plan.steps.iter().all(known) && fd::has_close_range()
 }
 
 /// Not less than what `prepare` puts into the arena.
@@ -213,7 +233,6 @@ fn size(plan: &Plan) -> usize {
     let strings = |strings: &[String]| strings.iter().map(|string| string.len() + FOR_EACH).sum::<usize>();
     let of = |step: &Step| match step {
         Step::Seccomp(filter) => size_of_val(filter.program.as_slice()),
-        Step::AllCpus => size_of_val(&schedule::ALL_CPUS),
         Step::Chdir(path) => 2 * path.as_os_str().len(),
         Step::SessionKeyring(name) => name.len(),
         Step::FindUser(Who::Ids(ids)) => size_of_val(ids.groups.as_slice()),
@@ -231,10 +250,10 @@ fn size(plan: &Plan) -> usize {
 }
 
 /// Turns steps into acts, or, without an arena, finds the words for one that failed.
-struct Layout<'a> {
+struct Layout<'a, 'r> {
     plan: &'a Plan,
     channel: RawFd,
-    arena: Option<Arena>,
+    arena: Option<Arena<'r>>,
     ops: Vec<Op>,
     at: (u16, u16),
     ids: Ids,
@@ -245,8 +264,8 @@ struct Layout<'a> {
     said: Option<LaunchError>,
 }
 
-impl<'a> Layout<'a> {
-    fn new(plan: &'a Plan, channel: RawFd, arena: Option<Arena>) -> Self {
+impl<'a, 'r> Layout<'a, 'r> {
+    fn new(plan: &'a Plan, channel: RawFd, arena: Option<Arena<'r>>) -> Self {
         let (ids, cwd) = (Ids::default(), PathBuf::new());
         let ops = Vec::with_capacity(plan.steps.len() * 3);
         Layout { plan, channel, arena, ops, at: (0, 0), ids, cwd, misfit: false, wanted: None, said: None }
@@ -334,8 +353,8 @@ impl<'a> Layout<'a> {
                 self.add(Act::AttachGroup(self.raw(*procs)), |errno, _| attach_error(&name, errno));
             }
             Step::AllCpus => {
-                let mask = self.put(&schedule::ALL_CPUS) as usize;
-                let args = [0, size_of_val(&schedule::ALL_CPUS), mask, 0, 0];
+                let mask: &'static [usize] = &schedule::ALL_CPUS;
+                let args = [0, size_of_val(mask), mask.as_ptr() as usize, 0, 0];
                 self.call(libc::SYS_sched_setaffinity, args, OnError::Warn, |errno| {
                     Error::new("sched_setaffinity(0, all)", errno).into()
                 });
@@ -415,7 +434,7 @@ impl<'a> Layout<'a> {
                 self.must(number, args, || format!("seccomp(SECCOMP_SET_MODE_FILTER, {length} instructions)"));
             }
             Step::FindExecutable => self.find(),
-            Step::Announce => self.add(Act::Announce, |errno, _| Error::new("sendto()", errno).into()),
+            Step::Announce => self.add(Act::Announce, |errno, _| Error::new("write(pipe)", errno).into()),
             Step::Exec { args, env } => self.exec(args, env),
             Step::Fail(step) => {
                 self.add(Act::Fail, |_, _| Error::new(step.clone(), Errno::ENOTRECOVERABLE).into());
@@ -555,7 +574,7 @@ fn command(plan: &Plan) -> Option<(&[String], &[String])> {
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-impl Bare {
+impl Bare<'_> {
     /// The child, or why the kernel made none. Where it is not taken into the cgroup it enters it itself.
     pub(super) fn bear(&self, cgroup: Option<BorrowedFd<'_>>) -> Result<PidFd, Errno> {
         let orders = Orders { ops: self.ops, count: self.count, channel: self.channel, in_cgroup: false };
@@ -762,8 +781,7 @@ impl Child {
 
     fn tell(&self, op: &Op, kind: Kind, errno: i32, more: u32) {
         let bytes = Word { kind, step: op.step, part: op.part, errno, more }.bytes();
-        let flags = libc::MSG_NOSIGNAL as usize;
-        call(libc::SYS_sendto, [self.orders.channel as usize, bytes.as_ptr() as usize, bytes.len(), flags, 0]);
+        call(libc::SYS_write, [self.orders.channel as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0]);
     }
 }
 
@@ -795,10 +813,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_survives_its_journey_and_is_no_json() {
+    fn a_word_survives_its_journey_and_of_another_length_is_none() {
         let word = Word { kind: Kind::Failed, step: 7, part: 3, errno: libc::ENOENT, more: u32::MAX };
         assert_eq!(Word::read(&word.bytes()), Some(word));
-        assert_eq!(Word::read(b"\"Executing\""), None);
         assert_eq!(Word::read(&word.bytes()[..15]), None);
     }
 }

@@ -2,8 +2,9 @@
 
 use super::error::LaunchError;
 use crate::error::{Error, Result, check};
+use crate::execute::{Words, by_descriptor};
 use nix::errno::Errno;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -122,26 +123,26 @@ pub(super) fn exec_error(path: &Path, errno: Errno, is_there: impl FnOnce() -> b
 }
 
 /// Runs what a descriptor is open on, with an empty environment.
-#[allow(unsafe_code)]
 pub(super) fn exec_fd(program: BorrowedFd<'_>, args: &[String]) -> LaunchError {
-    let args_c = match c_strings(args.iter().map(String::as_str)) {
-        Ok(args) => args,
-        Err(error) => return error,
+    match c_strings(args.iter().map(String::as_str)) {
+        Ok(args) => by_descriptor(program, &Words::new(args), &Words::new(Vec::new())).into(),
+        Err(error) => error,
+    }
+}
+
+/// Runs a program of the root, with an empty environment.
+#[allow(unsafe_code)]
+pub(super) fn exec_path(path: &Path, args: &[String]) -> LaunchError {
+    let name = path.display().to_string();
+    let (path_c, args) = match (CString::new(name.as_str()), c_strings(args.iter().map(String::as_str))) {
+        (Ok(path), Ok(args)) => (path, Words::new(args)),
+        (Ok(_), Err(error)) => return error,
+        (Err(_), _) => return LaunchError::NoSuchFile(name),
     };
-    let (argv, envp) = (pointers(&args_c), pointers(&[]));
-    let empty: &CStr = c"";
-    // SAFETY: both arrays end with null and outlive the call.
-    unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            program.as_raw_fd(),
-            empty.as_ptr(),
-            argv.as_ptr(),
-            envp.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    Error::last(format!("execveat({}, AT_EMPTY_PATH)", crate::fd::describe(program))).into()
+    let none = Words::new(Vec::new());
+    // SAFETY: both arrays end with null and, like their strings, outlive the call.
+    unsafe { libc::execve(path_c.as_ptr(), args.as_ptr(), none.as_ptr()) };
+    Error::last(format!("execve({name:?})")).into()
 }
 
 /// Makes `number` (0, 1 or 2) the same open file, to be inherited.

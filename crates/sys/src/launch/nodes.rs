@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 pub(super) fn make_device(child: &mut Child<'_>, device: &Device) -> Result<(), LaunchError> {
+    let spare = child.spares.take(&device.path);
     let root = child.root.fd()?;
     let (parent, name) = parent_in_root(root, &device.path)?;
     let (kind, number) = match device.kind {
@@ -26,11 +27,22 @@ pub(super) fn make_device(child: &mut Child<'_>, device: &Device) -> Result<(), 
     match mknodat(&parent, name, kind, Mode::from_bits_truncate(device.mode), number) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(Errno::EPERM) => {
-            // Without the right to make it (a user namespace): the host's node is bound.
-            let host = open_path(&Path::new("/dev").join(name))?;
+            // Without the right to make it (a user namespace): the host's node of the same name is bound.
+            let refused = || Error::new(format!("{}; and the host has no such node to bind", call()), Errno::EPERM);
+            let host = match &spare {
+                Some(tree) => tree.try_clone().call(|| "fcntl(F_DUPFD_CLOEXEC)".into())?,
+                None => open_path(&Path::new("/dev").join(name)).map_err(|error| match error.errno() {
+                    Errno::ENOENT => refused(),
+                    _ => error,
+                })?,
+            };
             is_device(host.as_fd(), kind, number, call)?;
             let point = create_file_in_root(root, &device.path, 0)?;
-            return Ok(bind_fd(host.as_fd(), point.as_fd())?);
+            match spare {
+                Some(tree) => mount::move_mount(tree.as_fd(), point.as_fd())?,
+                None => bind_fd(host.as_fd(), point.as_fd())?,
+            }
+            return Ok(());
         }
         Err(errno) => return Err(Error::new(call(), errno).into()),
     }
@@ -64,6 +76,16 @@ pub(super) fn symlink(root: BorrowedFd<'_>, path: &Path, target: &Path, replace:
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(Error::new(call(), errno)),
     }
+}
+
+/// Readable and executable by whoever the process will be.
+pub(super) fn copy_program(root: BorrowedFd<'_>, program: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let call = || format!("copy({}, root{})", describe(program), path.display());
+    let (parent, name) = parent_in_root(root, path)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = nix::fcntl::openat(&parent, name, flags, Mode::from_bits_truncate(0o555)).call(call)?;
+    let mut from = std::fs::File::from(crate::path::reopen(program, OFlag::O_RDONLY)?);
+    std::io::copy(&mut from, &mut std::fs::File::from(made)).call(call).map(drop)
 }
 
 /// None: there is nothing to protect.
@@ -100,7 +122,8 @@ pub(super) fn mask_path(root: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchE
     }
     let mask = |inodes: u32| {
         let data = format!("nr_blocks=1,nr_inodes={inodes}");
-        mount_filesystem(target.as_fd(), libc::MS_RDONLY, "tmpfs", "tmpfs", &data)
+        let mounted = || open_in_root(root, path, OFlag::O_PATH);
+        mount_filesystem(target.as_fd(), mounted, libc::MS_RDONLY, "tmpfs", "tmpfs", &data)
     };
     // Some 5.4 kernels want two inodes.
     match mask(1) {

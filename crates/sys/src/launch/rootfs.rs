@@ -3,14 +3,14 @@
 //! are refused, mount(2) on /proc/self/fd/N.
 
 use super::error::LaunchError;
-use super::nodes::{make_device, mask_path, readonly_path, symlink};
+use super::nodes::{copy_program, make_device, mask_path, readonly_path, symlink};
 use super::overlay::{overlay_at, overlay_tree};
 use super::plan::{Mount, MountPoint, MountSource, Propagation, Step, Tree};
 use super::run::Child;
 use super::shared::must_be_shared;
 use crate::error::{Context, Error, Result};
 use crate::fd::describe;
-use crate::mount::{self, MountAttr, NewFilesystem};
+use crate::mount::{self, MS_NOSYMFOLLOW, MountAttr, NewFilesystem};
 use crate::path::{create_file_in_root, kind_of, mkdirs_in_root, open_child, open_in_root, parent_in_root};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -23,6 +23,10 @@ use std::path::{Path, PathBuf};
 pub(super) struct Root(std::cell::OnceCell<OwnedFd>);
 
 impl Root {
+    pub(super) fn at(fd: OwnedFd) -> Self {
+        Self(std::cell::OnceCell::from(fd))
+    }
+
     pub(super) fn fd(&self) -> Result<BorrowedFd<'_>> {
         if self.0.get().is_none() {
             let opened = open_path(Path::new("/"))?;
@@ -55,6 +59,10 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
         Step::OverlayTree { overlay, tree } => overlay_tree(child, overlay, *tree),
         Step::BindRoot { path } => Ok(mount::bind(path, path, true)?),
         Step::TmpfsRoot { data, at } => Ok(mount::mount("tmpfs", at, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, data)?),
+        Step::ProcAt(at) => {
+            let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+            Ok(mount::mount("proc", at, "proc", flags, "")?)
+        }
         Step::CloneTree { .. } => clone_tree(child, step),
         Step::AdoptTree { tree, fd, set, clear } => {
             let made = child.fd(*fd).try_clone_to_owned().call(|| "fcntl(F_DUPFD_CLOEXEC)".into())?;
@@ -89,6 +97,7 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             let _ = mkdirs_in_root(child.root.fd()?, path, 0o755);
             Ok(())
         }
+        Step::CopyProgram { program, path } => Ok(copy_program(child.root.fd()?, child.fd(*program), path)?),
         Step::ReadonlyPath(path) => {
             readonly_path(child.root.fd()?, path).map_err(|e| at(path, "make read-only", e.into()))
         }
@@ -198,7 +207,18 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             } else {
                 data.clone()
             };
-            mount_filesystem(point.as_fd(), mount.set, fstype, source, &data)?;
+            let spare = child.spares.take(&mount.destination);
+            let root = child.root.fd()?;
+            let mounted = || open_in_root(root, &mount.destination, OFlag::O_PATH);
+            match mount_inside(point.as_fd(), mounted, mount.set, fstype, source, &data) {
+                // Not ours to make in this user namespace: the host's own is shown.
+                Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) && spare.is_some() => {
+                    if let Some(tree) = spare {
+                        mount::move_mount(tree.as_fd(), point.as_fd())?;
+                    }
+                }
+                other => other?,
+            }
             if let Some(propagation) = mount.propagation {
                 let mounted = open_in_root(child.root.fd()?, &mount.destination, OFlag::O_PATH)?;
                 set_propagation(mounted.as_fd(), propagation)?;
@@ -221,14 +241,14 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             // `point` is what lies below the new mount: the mount itself is found by its path again.
             let mounted = open_in_root(child.root.fd()?, &mount.destination, OFlag::O_PATH)?;
             same_file(source.as_fd(), mounted.as_fd())?;
+            // First, so that nothing is mounted into it meanwhile.
+            set_propagation(mounted.as_fd(), mount.propagation.unwrap_or(Propagation::Private))?;
             if mount.set | mount.clear != 0 {
                 change_flags(mounted.as_fd(), mount.set, mount.clear)?;
             }
             if mount.recursive_set | mount.recursive_clear != 0 {
-                let attr = MountAttr { set: mount.recursive_set, clear: mount.recursive_clear, ..MountAttr::default() };
-                mount::set_attributes(mounted.as_fd(), true, attr)?;
+                super::recursive::set_attributes(mounted.as_fd(), mount.recursive_set, mount.recursive_clear)?;
             }
-            set_propagation(mounted.as_fd(), mount.propagation.unwrap_or(Propagation::Private))?;
             Ok(())
         }
     }
@@ -244,7 +264,7 @@ pub(super) fn guard_procfs(point: BorrowedFd<'_>, destination: &Path) -> Result<
     Err(LaunchError::Unsupported(format!("{destination:?} cannot be mounted because it is inside /proc")))
 }
 
-fn same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<()> {
     let (a, b) = (fstat(one), fstat(other));
     let (a, b) = (a.call(|| format!("fstat({})", describe(one)))?, b.call(|| format!("fstat({})", describe(other)))?);
     if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
@@ -281,8 +301,10 @@ fn without_copy_up(data: &str) -> String {
     data.split(',').filter(|option| *option != "tmpcopyup").collect::<Vec<_>>().join(",")
 }
 
+/// `mounted` finds what was mounted on `point`, which then lies below it.
 pub(super) fn mount_filesystem(
     point: BorrowedFd<'_>,
+    mounted: impl Fn() -> Result<OwnedFd>,
     flags: u64,
     fstype: &str,
     source: &str,
@@ -300,17 +322,50 @@ pub(super) fn mount_filesystem(
         }
         mount::move_mount(made.as_fd(), point)
     };
-    if copy_up {
-        // The classic call has nothing to copy to before it hides what is to be copied.
-        return detached();
-    }
-    or_classic(detached(), || mount::mount(source, &mount::at(point), fstype, flags, data))
+    or_classic(detached(), || {
+        // What a tmpfs copies must be written to it first.
+        let late = if copy_up { libc::MS_RDONLY } else { 0 };
+        mount::mount(source, &mount::at(point), fstype, flags & !late, data)?;
+        if copy_up {
+            let made = mounted()?;
+            if mount::fs_magic(&made)? != libc::TMPFS_MAGIC {
+                return Err(Error::new(format!("{} is not the new tmpfs", describe(&made)), Errno::ESTALE));
+            }
+            super::copyup::copy_up(point, made.as_fd())?;
+            if flags & late != 0 {
+                change_flags(mounted()?.as_fd(), late, 0)?;
+            }
+        }
+        if flags & MS_NOSYMFOLLOW != 0 { has_nosymfollow(mounted()?.as_fd(), flags) } else { Ok(()) }
+    })
 }
 
 /// Where any of the descriptor calls is refused, the classic one; its answer counts.
 pub(super) fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<()>) -> Result<()> {
     match detached {
         Err(error) if error.is_refused() => classic(),
+        other => other,
+    }
+}
+
+/// As `mount_filesystem`; a devpts whose group is not mapped in this user namespace keeps root's (crun does the same).
+fn mount_inside(
+    point: BorrowedFd<'_>,
+    mounted: impl Fn() -> Result<OwnedFd>,
+    flags: u64,
+    fstype: &str,
+    source: &str,
+    data: &str,
+) -> Result<()> {
+    let made = mount_filesystem(point, &mounted, flags, fstype, source, data);
+    let without_group = || {
+        let kept: Vec<&str> = data.split(',').filter(|option| !option.starts_with("gid=")).collect();
+        kept.join(",")
+    };
+    match made {
+        Err(error) if fstype == "devpts" && error.errno() == Errno::EINVAL && without_group() != data => {
+            mount_filesystem(point, mounted, flags, fstype, source, &without_group())
+        }
         other => other,
     }
 }
@@ -323,10 +378,31 @@ pub(super) fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Res
         Err(error) if error.errno() == Errno::ENOSYS || error.errno() == Errno::EPERM => {
             let now = mount::flags_of(mounted)?;
             let flags = (now & !clear) | set;
-            mount::change(&mount::at(mounted), libc::MS_BIND | libc::MS_REMOUNT | flags)
+            mount::change(&mount::at(mounted), libc::MS_BIND | libc::MS_REMOUNT | flags).map_err(|error| {
+                // What a more privileged user namespace has set (oci.md §1.3.4).
+                match (error.errno(), now & clear & !set) {
+                    (Errno::EPERM, locked) if locked != 0 => Error::new(
+                        format!("cannot clear locked flags {}: {error}", mount::flag_list(locked)),
+                        Errno::EPERM,
+                    ),
+                    _ => error,
+                }
+            })?;
+            has_nosymfollow(mounted, set)
         }
         other => other,
     }
+}
+
+/// A flag of 5.10 that older kernels ignore without a word.
+fn has_nosymfollow(mounted: BorrowedFd<'_>, set: u64) -> Result<()> {
+    if set & MS_NOSYMFOLLOW != 0 && mount::flags_of(mounted)? & MS_NOSYMFOLLOW == 0 {
+        return Err(Error::new(
+            format!("mount({}, nosymfollow), which is of Linux 5.10", describe(mounted)),
+            Errno::EINVAL,
+        ));
+    }
+    Ok(())
 }
 
 fn set_propagation(mounted: BorrowedFd<'_>, propagation: Propagation) -> Result<()> {

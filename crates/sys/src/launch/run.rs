@@ -7,10 +7,11 @@ use super::memory::Private;
 use super::plan::{Fd, Ids, Plan, Step, Tree, Who};
 use super::rootfs::Root;
 use super::spawn::{GO, Report};
-use super::{exec, rootfs, tail, terminal, user};
+use super::{exec, inside, rootfs, tail, terminal, user};
 use crate::caps;
 use crate::error::{Context, Error, Result};
 use crate::fd;
+use crate::lsm::{self, Labelled};
 use crate::ns::{self, NamespaceKind};
 use crate::schedule;
 use crate::signal;
@@ -30,11 +31,15 @@ pub(super) struct Child<'a> {
     in_cgroup: bool,
     pub(super) root: Root,
     pub(super) trees: BTreeMap<Tree, OwnedFd>,
+    pub(super) spares: inside::Spares,
+    labels: BTreeMap<Labelled, OwnedFd>,
     pub(super) ids: Ids,
     pub(super) home: Option<String>,
     /// A directory that root could not enter.
     chdir_as_user: Option<PathBuf>,
     executable: Option<PathBuf>,
+    /// No descriptor has a number as high as this; 0 before that is known.
+    fds_end: i32,
     private: Private,
 }
 
@@ -48,10 +53,13 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
         in_cgroup,
         root: Root::default(),
         trees: BTreeMap::new(),
+        spares: inside::Spares::default(),
+        labels: BTreeMap::new(),
         ids: Ids::default(),
         home: None,
         chdir_as_user: None,
         executable: None,
+        fds_end: 0,
         private: Private::default(),
     };
     if child.is_helper() {
@@ -78,6 +86,9 @@ impl Child<'_> {
             Step::CloseOtherFds => {
                 let plan = self.plan.fds.iter().map(|(_, fd)| fd.as_raw_fd());
                 let keep: Vec<_> = plan.chain(self.kept()).collect();
+                // The lowest free number is always given out, and no step opens more than a few.
+                let opened_max = self.plan.steps.len() as i32 * 4 + 64;
+                self.fds_end = keep.iter().max().map_or(0, |last| last + 1) + opened_max;
                 Ok(fd::close_all_except(&keep)?)
             }
             Step::CloseDone => {
@@ -88,10 +99,19 @@ impl Child<'_> {
                 let keep: Vec<_> = used.chain(self.kept()).collect();
                 self.root.forget();
                 self.trees.clear();
-                Ok(fd::close_all_except(&keep)?)
+                self.spares = inside::Spares::default();
+                self.labels.clear();
+                match self.fds_end {
+                    0 => fd::close_all_except(&keep)?,
+                    end => fd::close_all_except_below(&keep, end)?,
+                }
+                Ok(())
             }
             Step::ResetSignals => {
                 signal::reset_dispositions();
+                if self.waits_at_a_gate() {
+                    signal::end_on_termination()?;
+                }
                 Ok(signal::unblock_all()?)
             }
             Step::Undumpable => Ok(set_undumpable()?),
@@ -130,6 +150,7 @@ impl Child<'_> {
             | Step::OverlayTree { .. }
             | Step::BindRoot { .. }
             | Step::TmpfsRoot { .. }
+            | Step::ProcAt(_)
             | Step::CloneTree { .. }
             | Step::TmpfsTree { .. }
             | Step::AdoptTree { .. }
@@ -139,6 +160,7 @@ impl Child<'_> {
             | Step::Device(_)
             | Step::Symlink { .. }
             | Step::MakeDirectory(_)
+            | Step::CopyProgram { .. }
             | Step::ReadonlyPath(_)
             | Step::MaskPath(_)
             | Step::RemountReadonly(_)
@@ -180,7 +202,7 @@ impl Child<'_> {
             Step::Chdir(path) => self.chdir(path),
             Step::DropBounding(keep) => Ok(caps::drop_bounding(caps::bounding().difference(*keep))
                 .call(|| format!("prctl(PR_CAPBSET_DROP, all but {:#x})", keep.0))?),
-            Step::SwitchUser => Ok(self.switch_user()?),
+            Step::SwitchUser => self.switch_user(),
             Step::CheckCwd => self.check_cwd(),
             Step::Capabilities(sets) => {
                 caps::set(sets).call(|| format!("capset({:#x}, {:#x})", sets.effective.0, sets.permitted.0))?;
@@ -227,6 +249,14 @@ impl Child<'_> {
                 }
                 Ok(())
             }
+            Step::OpenLabel(what) => {
+                self.labels.insert(*what, lsm::open(*what)?);
+                Ok(())
+            }
+            Step::Label { what, label } => match self.labels.get(what) {
+                Some(file) => Ok(lsm::write(file, *what, label)?),
+                None => Err(Error::new(lsm::describe(*what, label), Errno::EBADF).into()),
+            },
             Step::MemoryPolicy(policy) => Ok(crate::numa::set_policy(policy)?),
             Step::SessionKeyring(name) => {
                 if let Err(error) = schedule::join_session_keyring(name) {
@@ -239,6 +269,17 @@ impl Child<'_> {
                 self.report(&Report::Executing, None);
                 Ok(())
             }
+            Step::LeaveGroups
+            | Step::RaiseLimits(_)
+            | Step::ChownStreams { .. }
+            | Step::BecomeRoot
+            | Step::TimeOffsets(_)
+            | Step::Spare { .. }
+            | Step::IdmapTree { .. }
+            | Step::JoinedRoot(_)
+            | Step::ChrootRoot
+            | Step::ChrootTo(_) => inside::step(self, step),
+            Step::GoOn => inside::go_on(self),
             Step::BirthInside => self.birth_inside(index),
             Step::Exec { args, env } => {
                 let path = match &self.executable {
@@ -248,8 +289,15 @@ impl Child<'_> {
                 Err(exec::exec(&path, args, env, self.home.as_deref()))
             }
             Step::ExecFd { program, args } => Err(exec::exec_fd(self.fd(*program), args)),
+            Step::ExecPath { path, args } => Err(exec::exec_path(path, args)),
             Step::Fail(step) => Err(LaunchError::Call(Error::new(step.clone(), Errno::ENOTRECOVERABLE))),
         }
+    }
+
+    /// Whether this very process is a first one that waits before it becomes its program.
+    fn waits_at_a_gate(&self) -> bool {
+        let waits = |step: &Step| matches!(step, Step::Gate | Step::GateSocket(_));
+        self.plan.steps.iter().any(waits) && !self.is_helper()
     }
 
     /// What is open in the program, and the way to tell of it.
@@ -268,6 +316,11 @@ impl Child<'_> {
 
     pub(super) fn warn(&self, text: String) {
         self.report(&Report::Warning(text), None);
+    }
+
+    /// The process that goes on in our place.
+    pub(super) fn tell_inside(&self, pid: i32, pidfd: Option<BorrowedFd<'_>>) {
+        self.report(&Report::Inside { pid }, pidfd);
     }
 
     /// Nobody listening any more is no reason to stop: the parent's death shows at the gate.
@@ -304,10 +357,8 @@ impl Child<'_> {
         }
         let mut each = each.to_vec();
         each.sort_unstable_by_key(|(kind, _)| *kind);
-        for (kind, namespace) in each {
-            ns::join(self.fd(namespace), kind)?;
-        }
-        Ok(())
+        let each: Vec<_> = each.into_iter().map(|(kind, namespace)| (kind, self.fd(namespace))).collect();
+        Ok(inside::join_each(&each)?)
     }
 
     fn stdio(&self, fds: [Fd; 3]) -> Result<(), LaunchError> {
@@ -349,18 +400,23 @@ impl Child<'_> {
         }
     }
 
-    fn switch_user(&self) -> Result<()> {
-        use nix::unistd::{setgroups, setresgid, setresuid};
+    fn switch_user(&self) -> Result<(), LaunchError> {
+        use nix::unistd::{getgroups, setgroups, setresgid, setresuid};
         let Ids { uid, gid, groups } = &self.ids;
+        let failed = |call: &'static str| move |errno| inside::switch_error(&self.ids, call, errno);
         let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
         caps::keep_caps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)".into())?;
         let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-        setgroups(&groups).call(|| format!("setgroups({groups:?})"))?;
-        setresgid(group, group, group).call(|| format!("setresgid({gid})"))?;
-        setresuid(user, user, user).call(|| format!("setresuid({uid})"))?;
+        match setgroups(&groups) {
+            // A user namespace that forbids it; there are none to leave.
+            Err(Errno::EPERM) if groups.is_empty() && getgroups().is_ok_and(|groups| groups.is_empty()) => {}
+            other => other.map_err(failed("setgroups"))?,
+        }
+        setresgid(group, group, group).map_err(failed("setresgid"))?;
+        setresuid(user, user, user).map_err(failed("setresuid"))?;
         caps::keep_caps(false).call(|| "prctl(PR_SET_KEEPCAPS, 0)".into())?;
         // A change of credentials sets this back to fs.suid_dumpable.
-        set_undumpable()
+        Ok(set_undumpable()?)
     }
 
     /// args and env of the plan's `Exec`.

@@ -6,13 +6,21 @@ use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
-/// An error in containerd's words unless `source` (open on `path`) lies on a shared mount.
-pub(super) fn must_be_shared(source: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchError> {
-    let info = format!("/proc/self/fdinfo/{}", source.as_raw_fd());
+/// Whether what is mounted below it is told to others.
+pub(super) fn is_shared(there: BorrowedFd<'_>) -> Result<bool> {
+    let info = format!("/proc/self/fdinfo/{}", there.as_raw_fd());
     let text = std::fs::read_to_string(&info).call(|| format!("read({info})"))?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").call(|| "read(/proc/self/mountinfo)".into())?;
-    match find(&mounts, id) {
+    // A mount that this process cannot see is believed to be.
+    Ok(find(&mounts, id).is_none_or(|(_, shared)| shared))
+}
+
+/// An error in containerd's words unless `source` (open on `path`) lies on a shared mount.
+pub(super) fn must_be_shared(source: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchError> {
+    let id = crate::tree::mount_id(source).call(|| format!("mount of {}", crate::fd::describe(source)))?.to_string();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").call(|| "read(/proc/self/mountinfo)".into())?;
+    match find(&mounts, &id) {
         Some((_, true)) => Ok(()),
         Some((point, false)) => {
             Err(LaunchError::Unsupported(format!("path {path:?} is mounted on {point:?} but it is not a shared mount")))

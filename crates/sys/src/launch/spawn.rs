@@ -9,10 +9,12 @@ use crate::error::{Error, Result};
 use crate::fd;
 use crate::ns;
 use crate::pidfd::{Exit, PidFd};
-use crate::spawn::{Birth, Born, birth, exit_now, set_undumpable, wait_readable};
+use crate::spawn::{Birth, Born, birth, exit_now, set_undumpable, wait_for, wait_readable};
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
 
@@ -83,6 +85,8 @@ pub struct Launch {
     /// The helper's number: where there is one, only it may say who the process is. What is born among tracers has the
     /// channel too, and a tracer takes its descriptors.
     prepared_by: Option<i32>,
+    /// Who comes in the helper's place goes on with its steps.
+    goes_on: bool,
     executing: bool,
     listening: Listening,
     /// The plan of a child without heap, which names the step that failed by number, and its end of the channel.
@@ -99,53 +103,68 @@ enum Inside {
 
 impl Inside {
     fn of(plan: &Plan) -> Self {
-        if plan.steps.iter().any(|step| matches!(step, Step::BirthInside)) { Inside::Awaited } else { Inside::Here }
+        if plan.steps.iter().any(|step| matches!(step, Step::BirthInside | Step::GoOn)) {
+            Inside::Awaited
+        } else {
+            Inside::Here
+        }
     }
 }
 
 /// Starts the child that runs `plan`. `cgroup` is a v2 directory to be born in.
 pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<Launch, LaunchError> {
+    set_undumpable()?;
+    let visit = match pid {
+        PidNamespace::Inherit | PidNamespace::New => None,
+        PidNamespace::Inside(target) => Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(dead_namespace)?),
+    };
+    let new_pid_namespace = matches!(pid, PidNamespace::New);
+    let plan = match bare::fits(&plan) && !new_pid_namespace {
+        true => match launch_bare(plan, cgroup)? {
+            Ok(launch) => return Ok(launch),
+            Err(plan) => plan,
+        },
+        false => plan,
+    };
     let (ours, theirs) = fd::seqpacket_pair()?;
     let theirs = above_stdio(theirs);
     fd::set_nonblocking(ours.as_fd(), true)?;
     if Inside::of(&plan) == Inside::Awaited {
         fd::ask_for_senders(ours.as_fd())?;
     }
-    set_undumpable()?;
-    let visit = match pid {
-        PidNamespace::Inherit | PidNamespace::New => None,
-        PidNamespace::Inside(target) => Some(ns::enter(target, ns::NamespaceKind::Pid).map_err(dead_namespace)?),
-    };
-    let how = Birth {
-        into_cgroup: cgroup.map(|fd| plan.fds[fd.0].1.as_fd()),
-        new_pid_namespace: matches!(pid, PidNamespace::New),
-        sibling: false,
-    };
-    if !how.new_pid_namespace
-        && let Some(bare) = bare::prepare(&plan, theirs.as_fd())?
-    {
-        match bare.bear(how.into_cgroup) {
-            Ok(child) => {
-                drop(visit);
-                let mut launch = Launch::new(child, ours, Inside::Here);
-                launch.bare = Some((plan, theirs.as_raw_fd()));
-                return Ok(launch);
-            }
-            // Without clone3 there are other ways.
-            Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => {}
-            Err(errno) => return Err(dead_namespace(Error::new("clone3(CLONE_PIDFD|CLONE_CLEAR_SIGHAND)", errno))),
-        }
-    }
-    match birth(how).map_err(dead_namespace)? {
+    let into_cgroup = cgroup.map(|fd| plan.fds[fd.0].1.as_fd());
+    match birth(Birth { into_cgroup, new_pid_namespace, sibling: false }).map_err(dead_namespace)? {
         Born::Parent { child } => {
             drop(visit);
-            Ok(Launch::new(child, ours, Inside::of(&plan)))
+            let mut launch = Launch::new(child, ours, Inside::of(&plan));
+            launch.goes_on = plan.steps.iter().any(|step| matches!(step, Step::GoOn));
+            Ok(launch)
         }
         Born::Child { in_cgroup } => {
             std::mem::forget(visit);
             drop(ours);
             exit_now(run::run(&plan, theirs, in_cgroup))
         }
+    }
+}
+
+/// The plan comes back where it cannot be done without heap after all.
+fn launch_bare(plan: Plan, cgroup: Option<Fd>) -> Result<Result<Launch, Plan>, LaunchError> {
+    let (ours, theirs) = bare::channel()?;
+    let theirs = above_stdio(theirs);
+    let mut room = [MaybeUninit::uninit(); _];
+    let Some(bare) = bare::prepare(&plan, theirs.as_fd(), &mut room)? else { return Ok(Err(plan)) };
+    let born = bare.bear(cgroup.map(|fd| plan.fds[fd.0].1.as_fd()));
+    drop(bare);
+    match born {
+        Ok(child) => {
+            let mut launch = Launch::new(child, ours, Inside::Here);
+            launch.bare = Some((plan, theirs.as_raw_fd()));
+            Ok(Ok(launch))
+        }
+        // Without clone3 there are other ways.
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => Ok(Err(plan)),
+        Err(errno) => Err(dead_namespace(Error::new("clone3(CLONE_PIDFD|CLONE_CLEAR_SIGHAND)", errno))),
     }
 }
 
@@ -169,6 +188,7 @@ impl Launch {
     fn new(process: PidFd, channel: OwnedFd, inside: Inside) -> Self {
         Launch {
             prepared_by: (inside == Inside::Awaited).then(|| process.pid()),
+            goes_on: false,
             process: Some(process),
             helper: None,
             channel,
@@ -230,7 +250,11 @@ impl Launch {
     /// Reads what the child has told; never blocks, except to reap a child that has told its failure and ends.
     pub fn progress(&mut self) -> Progress {
         while matches!(self.progress, Progress::Pending) || (self.gate_open && self.progress == Progress::AtGate) {
-            match fd::receive_message(self.channel.as_fd(), REPORT_BYTES_MAX) {
+            let received = match self.bare {
+                Some(_) => bare::receive(self.channel.as_fd()),
+                None => fd::receive_message(self.channel.as_fd(), REPORT_BYTES_MAX),
+            };
+            match received {
                 Ok(message) if message.is_end() => self.ended(),
                 Ok(message) => self.heard(message),
                 Err(error) if error.errno() == Errno::EAGAIN => {
@@ -281,9 +305,10 @@ impl Launch {
     }
 
     fn heard(&mut self, message: fd::Message) {
-        if let Some((plan, channel)) = &self.bare
-            && let Some(word) = bare::Word::read(&message.bytes)
-        {
+        if let Some((plan, channel)) = &self.bare {
+            let Some(word) = bare::Word::read(&message.bytes) else {
+                return self.fail(LaunchError::Died("unreadable report".into()));
+            };
             match word.kind {
                 bare::Kind::Executing => self.executing = true,
                 bare::Kind::Warning if self.warnings.len() < WARNINGS_MAX => {
@@ -313,6 +338,8 @@ impl Launch {
             Ok(Report::Inside { pid }) => {
                 self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));
                 self.inside = Inside::Here;
+                // What was born by `GoOn` is no program yet: it has its own to tell.
+                self.prepared_by = self.prepared_by.filter(|_| !self.goes_on);
             }
             Ok(Report::Gate) => self.gate_reached = true,
             Ok(Report::Listener { fd }) => self.listening = Listening::At(fd),
@@ -389,7 +416,12 @@ impl Launch {
                 self.fail(LaunchError::Late);
                 return self.progress.clone();
             }
-            if let Err(error) = wait_readable(self.channel.as_fd(), self.next_look(deadline)) {
+            // A child without heap asks for nothing: nobody has to be woken before its end of the channel closes.
+            let waited = match self.bare {
+                Some(_) => wait_for(self.channel.as_fd(), PollFlags::empty(), deadline),
+                None => wait_readable(self.channel.as_fd(), self.next_look(deadline)),
+            };
+            if let Err(error) = waited {
                 self.fail(LaunchError::Call(error));
             }
         }

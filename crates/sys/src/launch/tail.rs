@@ -67,7 +67,7 @@ pub(super) fn is_simple(rest: &[Step]) -> bool {
 /// The tail's calls need little; a page for each frame that a debug build may make.
 const STACK_BYTES: usize = 8 * PAGE;
 
-impl Arena {
+impl Arena<'_> {
     /// The top of a new stack, which grows down from there.
     fn stack(&mut self) -> *mut u8 {
         let bottom = self.put(&[0u128; STACK_BYTES / size_of::<u128>()]);
@@ -132,7 +132,7 @@ pub(super) fn birth(
     let name = path.to_string_lossy().into_owned();
     let instructions = filter.map_or(0, |filter: &Filter| size_of_val(filter.program.as_slice()));
     // Eight texts that name the program, and the fixed part.
-    let mut arena = Arena::new(size + instructions + 8 * (name.len() * 6 + 512) + 4 * PAGE + STACK_BYTES)?;
+    let mut arena = Arena::mapped(size + instructions + 8 * (name.len() * 6 + 512) + 4 * PAGE + STACK_BYTES)?;
     let at_gate = arena.report(&Report::Gate);
     let executing = arena.report(&Report::Executing);
     let filter_failed = arena.failed("seccomp(SECCOMP_SET_MODE_FILTER)".into());
@@ -166,6 +166,7 @@ pub(super) fn birth(
         failed,
     };
     let (orders, stack) = (arena.put(&[orders]).cast_const(), arena.stack());
+    assert!(!arena.is_full(), "its size was counted before");
     private.keep_from_children()?;
     match bear(orders, stack) {
         Ok((pid, pidfd)) => Ok(Inside { pid, pidfd, known: known_write }),

@@ -6,7 +6,7 @@ use super::exec::dup_onto;
 use super::run::Child;
 use crate::error::{Context, Error, Result, check};
 use crate::fd::own;
-use crate::path::{kind_of, open_child, open_in_root, parent_in_root, reopen};
+use crate::path::{kind_of, open_child, open_in_root, parent_in_root};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, fstat};
@@ -97,7 +97,11 @@ fn open_slave(master: BorrowedFd<'_>, pts: BorrowedFd<'_>) -> Result<OwnedFd> {
     if crate::mount::fs_magic(&looked)? != DEVPTS_MAGIC {
         return Err(Error::new(format!("open(/dev/pts/{number})"), Errno::ENXIO));
     }
-    reopen(looked.as_fd(), OFlag::O_RDWR | OFlag::O_NOCTTY)
+    // Not by /proc, which may not be ours here: by name again, and it must be what was looked at.
+    let slave = open_child(pts, OsStr::new(&number.to_string()), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK)?;
+    super::rootfs::same_file(looked.as_fd(), slave.as_fd())?;
+    crate::fd::set_nonblocking(slave.as_fd(), false)?;
+    Ok(slave)
 }
 
 #[allow(unsafe_code)]
