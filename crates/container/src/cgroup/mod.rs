@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
-use killick_sys::cgroup::{self as files, Hierarchy};
+use killick_sys::cgroup::{self as files};
 pub use killick_sys::cgroup::{Attach, CgroupFileError, Layout};
 
 use killick_sys::launch::LaunchError;
@@ -431,7 +431,7 @@ impl Cgroup {
 
     /// Makes the directories, from the roots down. `made` gets each that was not there before.
     fn make(&self, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
-        self.make_v1(made, |_| true)?;
+        self.make_v1(made)?;
         if let Some(unified) = self.layout.unified.as_ref().filter(|_| self.unified) {
             let wanted: Vec<&str> = V2_CONTROLLERS.into_iter().filter(|c| self.layout.unified_has(c)).collect();
             self.make_below(&unified.mount_point, made, |parent, _, _| enable_controllers(parent, &wanted))?;
@@ -439,8 +439,8 @@ impl Cgroup {
         Ok(())
     }
 
-    fn make_v1(&self, made: &mut Vec<PathBuf>, wanted: impl Fn(&Hierarchy) -> bool) -> Result<(), CgroupError> {
-        for hierarchy in self.layout.v1.iter().filter(|hierarchy| wanted(hierarchy)) {
+    fn make_v1(&self, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
+        for hierarchy in &self.layout.v1 {
             let cpuset = hierarchy.has("cpuset");
             // A pod's second container finds all parents made: one call instead of three.
             let leaf = hierarchy.mount_point.join(&self.path);
