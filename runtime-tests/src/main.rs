@@ -9,6 +9,7 @@ mod apart;
 mod bad_input;
 mod commands;
 mod confinement;
+mod conmon;
 mod containerd;
 mod faults;
 mod lifecycle;
@@ -80,6 +81,7 @@ fn all_tests() -> Vec<Test> {
     tests.extend(more_commands::tests());
     tests.extend(faults::tests());
     tests.extend(containerd::tests());
+    tests.extend(conmon::tests());
     tests
 }
 

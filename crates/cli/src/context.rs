@@ -207,12 +207,12 @@ impl Context {
 
     fn run_shim_into<'a>(&self, arguments: impl IntoIterator<Item = &'a OsStr>, said: &mut String) -> Result<()> {
         let program = self.shim.display();
-        let scratch = || -> std::io::Result<File> {
-            let fd = nix::sys::memfd::memfd_create(c"killick", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
-            Ok(File::from(fd))
+        let scratch = || {
+            let file = killick_sys::sealed::scratch(&self.roots.run);
+            file.map_err(|error| Failure::error(format!("run {program}: {error}")))
         };
         let cannot = |error: std::io::Error| Failure::error(format!("run {program}: {error}"));
-        let (mut stdout, mut stderr) = (scratch().map_err(cannot)?, scratch().map_err(cannot)?);
+        let (mut stdout, mut stderr) = (scratch()?, scratch()?);
         #[allow(clippy::disallowed_methods, reason = "the CLI is no shim: nothing else runs in it")]
         let mut command = std::process::Command::new(&self.shim);
         let mut child = command

@@ -27,9 +27,12 @@ pub mod devices;
 mod exec;
 pub mod features;
 pub mod hooks;
+mod id_maps;
+mod labels;
 mod meeting;
 pub mod memory_policy;
 mod mounts;
+mod namespaces;
 mod net_devices;
 mod options;
 mod pid_namespace;
@@ -41,6 +44,7 @@ pub mod rootfs_mounts;
 pub mod sandbox;
 mod scheduling;
 pub mod seccomp;
+mod shape;
 pub mod signal;
 mod state;
 pub mod support;
@@ -49,9 +53,6 @@ pub mod update;
 
 pub use birth::{Created, create, create_with, may_ptrace};
 pub use exec::{Exec, ProcessRequest, exec, exec_process, exec_with};
-/// The specification that states speak of.
-pub const SPEC_VERSION: &str = "1.3.0";
-
 pub use killick_sys::launch::{LaunchError, Progress, UserQuery};
 pub use request::{CreateRequest, ExecRequest, Join, PidMode, Ptrace, Rootfs, Stdio, UserRequest};
 pub use sandbox::Sandbox;

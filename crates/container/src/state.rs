@@ -1,6 +1,7 @@
 //! A container that lives: what the next exec, a kill and a restarted shim need to know of it.
 
 use crate::attributes::Attributes;
+use crate::labels::Labels;
 use crate::rdt::Rdt;
 use crate::seccomp::listener::Listener;
 use killick_sys::caps::CapSets;
@@ -29,11 +30,21 @@ pub(crate) struct Settings {
     pub(crate) born_outside: bool,
     /// Of its own, or shared with a sandbox; false for the host's.
     pub(crate) pid_namespace: bool,
+    /// The maps of its user namespace.
+    #[serde(default)]
+    pub(crate) user_namespace: Option<killick_sys::userns::Maps>,
+    #[serde(default)]
+    pub(crate) time_namespace: bool,
+    /// Its mount namespace is not its own: the root is known by its first process.
+    #[serde(default)]
+    pub(crate) chroot: bool,
     /// Of every process of the container.
     #[serde(default)]
     pub(crate) attributes: Attributes,
     #[serde(default)]
     pub(crate) rdt: Option<Rdt>,
+    #[serde(default)]
+    pub(crate) labels: Labels,
     /// Who answers for the filter.
     #[serde(default)]
     pub(crate) listener: Option<Listener>,

@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use killick_container::cgroup::{Cgroup, Layout};
 use killick_container::{ExecRequest, LaunchError, PidMode, Progress, Ptrace, Stdio, UserQuery, exec, reopen};
 use killick_sys::facts::Facts;
 use killick_sys::pidfd::Exit;
@@ -222,6 +223,46 @@ fn a_changed_passwd_changes_nobody() {
             .unwrap();
         assert_eq!(output, "101\n102\n102 33\n");
         end(container.process());
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
+fn an_exec_runs_after_the_one_before_was_killed_with_its_leaf() {
+    isolated(|| {
+        let host = Host::new();
+        let detected = Layout::detect().unwrap();
+        // Where v2 holds no controllers, its tree alone is a layout too: the way that a host of pure v2 takes.
+        let v2 = detected.unified.is_some().then(|| {
+            let mut layout = detected.clone();
+            layout.v1.clear();
+            layout.unified.iter_mut().for_each(|unified| unified.controllers.clear());
+            layout
+        });
+        let sandbox = host.sandbox();
+        for (number, layout) in [detected].into_iter().chain(v2).enumerate() {
+            let path = format!("killick-test-{}/again{number}", std::process::id());
+            let cgroup = Cgroup::create(&layout, &path, &serde_json::from_str("{}").unwrap()).unwrap();
+            let container = host.started(&sandbox, &spec(json!({})));
+            let mut pool = cgroup.leaf_pool();
+            for _ in 0..3 {
+                let leaf = pool.acquire().unwrap();
+                let words = args(&["sh", "-c", "echo alive; exec sleep 100"]);
+                let (stdio, output) = pipes();
+                let mut added =
+                    exec(&host.facts, &container, ExecRequest::new(words, stdio, Some(leaf.attach()))).unwrap();
+                assert_eq!(added.wait(soon()), Progress::Running);
+                let process = added.into_process().unwrap();
+                leaf.kill_all(soon()).unwrap();
+                assert_eq!(process.wait_blocking().unwrap(), Exit::Signal { signal: 9, core: false });
+                drop(output);
+                pool.release(leaf).unwrap();
+            }
+            pool.clear().unwrap();
+            end(container.process());
+            cgroup.remove(soon()).unwrap();
+            let _ = cgroup.remove_parent_if_unused();
+        }
         end_sandbox(sandbox);
     });
 }

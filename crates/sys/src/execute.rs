@@ -1,10 +1,10 @@
 //! Programs that are run by descriptor, not by path: execveat(2) (3.19), else by the descriptor's name in /proc.
 
-use crate::error::{Error, check};
+use crate::error::{Context, Error, check};
 use crate::fd::describe;
 use nix::errno::Errno;
-use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// Arguments and environment as execve takes them: made before anything is given up, used at the end.
 #[derive(Debug)]
@@ -32,7 +32,8 @@ pub(crate) fn by_descriptor(program: BorrowedFd<'_>, args: &Words, env: &Words) 
     // SAFETY: both arrays end with null and outlive the call, as do the strings behind them.
     let done = unsafe { libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH) };
     let refused = match check(done, || format!("execveat({}, \"\", AT_EMPTY_PATH)", describe(program))) {
-        Err(error) if error.is_refused() => error,
+        // ENOENT: TOMOYO (`has_execveat`).
+        Err(error) if error.is_refused() || error.errno() == Errno::ENOENT => error,
         Err(error) => return error,
         Ok(_) => return Error::new("execveat", Errno::ENOTRECOVERABLE),
     };
@@ -46,13 +47,63 @@ pub(crate) fn by_descriptor(program: BorrowedFd<'_>, args: &Words, env: &Words) 
     }
 }
 
-/// Whether the kernel has execveat: a bad descriptor is seen only by one that does.
+/// Whether execveat runs programs wherever we are: the kernel has it (a bad descriptor is seen only by one that does),
+/// and no TOMOYO is asked. That one looks for the file by the name `/dev/fd/<number>` and says ENOENT where there is
+/// none, as in a root that holds nothing (found on Debian's 5.10, which runs it by default).
 #[allow(unsafe_code)]
 pub(crate) fn has_execveat() -> bool {
     let none = Words::new(Vec::new());
-    // SAFETY: descriptor -1 is none, so nothing is executed; the other arguments outlive the call.
-    let done = unsafe {
-        libc::syscall(libc::SYS_execveat, -1, c"".as_ptr(), none.as_ptr(), none.as_ptr(), libc::AT_EMPTY_PATH)
+    let execute = |dir: i32, path: &CStr, flags: libc::c_int| {
+        // SAFETY: there is no descriptor -1, and the other caller's file is of no executable format; the arguments
+        // outlive the call.
+        let done =
+            unsafe { libc::syscall(libc::SYS_execveat, dir, path.as_ptr(), none.as_ptr(), none.as_ptr(), flags) };
+        if done == -1 { Errno::last() } else { Errno::UnknownErrno }
     };
-    done == -1 && Errno::last() == Errno::EBADF
+    if execute(-1, c"", libc::AT_EMPTY_PATH) != Errno::EBADF {
+        return false;
+    }
+    let Ok((dir, file)) = a_text_to_execute() else { return true };
+    // The longest name that there can be: with `/dev/fd/<number>/` before it, it is too long to be looked for again.
+    let number = file.as_raw_fd().to_string();
+    let padding = "./".repeat((libc::PATH_MAX as usize - 2 - number.len()) / 2);
+    let Ok(path) = CString::new(padding + &number) else { return true };
+    // Without TOMOYO this is ENOEXEC (or what else forbids to execute such a file).
+    execute(dir.as_raw_fd(), &path, 0) != Errno::ENOENT
+}
+
+/// A file of printable characters (for others the kernel would look for a module), and the directory that names it.
+fn a_text_to_execute() -> crate::error::Result<(OwnedFd, OwnedFd)> {
+    let call = || "memfd_create(probe)".to_owned();
+    let file = nix::sys::memfd::memfd_create(c"probe", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).call(call)?;
+    nix::unistd::write(&file, b"none").call(call)?;
+    let directory = std::fs::File::open("/proc/self/fd").call(|| "open(/proc/self/fd)".into())?;
+    Ok((directory.into(), file))
+}
+
+#[cfg(test)]
+mod tests {
+    /// An empty root, as pause's: what `has_execveat` promises must hold there.
+    #[test]
+    fn a_program_runs_by_its_descriptor_in_an_empty_root_where_the_facts_say_so() {
+        use super::*;
+        use std::io::Read;
+        use std::os::fd::AsFd;
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (read, write) = crate::fd::pipe().unwrap();
+        let worker = crate::spawn::worker(std::time::Duration::from_secs(20), || {
+            let program = std::fs::File::open("/bin/busybox").map_err(|error| error.to_string())?;
+            let root = tempfile::tempdir().map_err(|error| error.to_string())?;
+            nix::unistd::chroot(root.path()).map_err(|error| error.to_string())?;
+            nix::unistd::dup2_stdout(&write).map_err(|error| error.to_string())?;
+            let words = Words::new(vec![c"busybox".into(), c"echo".into(), c"ran".into()]);
+            Err::<(), _>(by_descriptor(program.as_fd(), &words, &Words::new(Vec::new())).to_string())
+        });
+        drop(write);
+        let mut text = String::new();
+        std::fs::File::from(read).read_to_string(&mut text).unwrap();
+        assert_eq!(has_execveat(), text == "ran\n", "{:?}", worker.unwrap().wait());
+    }
 }

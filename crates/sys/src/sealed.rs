@@ -65,6 +65,36 @@ pub fn sealed_tmpfs(name: &str, content: &[u8]) -> Result<OwnedFd> {
     })
 }
 
+/// A file without a name, to be written and read: a memfd, else one in `directory` (or where files are allowed) whose
+/// name is taken away at once.
+pub fn scratch(directory: &Path) -> Result<File> {
+    let refused = match memfd_create("killick", MFdFlags::MFD_CLOEXEC).call(|| "memfd_create(MFD_CLOEXEC)".into()) {
+        Ok(fd) => return Ok(fd.into()),
+        Err(error) if error.is_refused() => error,
+        Err(error) => return Err(error),
+    };
+    let places = [directory, Path::new("/run"), Path::new("/tmp"), Path::new("/dev/shm")];
+    places.iter().find_map(|place| unlinked(place)).ok_or(refused)
+}
+
+fn unlinked(directory: &Path) -> Option<File> {
+    for number in 0..UNLINKED_TRIES {
+        let path = directory.join(format!(".killick-scratch-{}-{number}", std::process::id()));
+        let mut options = File::options();
+        match options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC).open(&path) {
+            Ok(file) => {
+                std::fs::remove_file(&path).ok()?;
+                return Some(file);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+const UNLINKED_TRIES: u32 = 100;
+
 /// What `open` gives of a new mount that a child makes in a mount namespace of its own. The namespace ends with the
 /// child, so nobody can name the mount, and nobody can remount it: the kernel changes only mounts of the caller's own
 /// namespace.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -131,7 +131,7 @@ impl Removal {
         for _ in 0..1000 {
             self.moved += 1;
             let new_name = format!(".killick-removed-{}", self.moved);
-            match mutable(dir, name, || renameat2(dir, name, top, new_name.as_str(), RenameFlags::RENAME_NOREPLACE)) {
+            match mutable(dir, name, || rename_to_free(dir, name, top, &new_name)) {
                 Ok(()) => return true,
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return self.failed(shown, name, errno),
@@ -150,6 +150,20 @@ impl Removal {
             self.errors.push(why);
         }
         false
+    }
+}
+
+/// Renames a directory to a name that is not taken (EEXIST).
+fn rename_to_free(dir: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, new_name: &str) -> Result<(), Errno> {
+    match renameat2(dir, name, top, new_name, RenameFlags::RENAME_NOREPLACE) {
+        // Before 3.15, and some file systems: an empty directory of our own is what rename(2) may replace.
+        Err(Errno::ENOSYS | Errno::EINVAL | Errno::EPERM) => {
+            nix::sys::stat::mkdirat(top, new_name, Mode::S_IRWXU)?;
+            renameat(dir, name, top, new_name).inspect_err(|_| {
+                let _ = unlinkat(top, new_name, UnlinkatFlags::RemoveDir);
+            })
+        }
+        result => result,
     }
 }
 

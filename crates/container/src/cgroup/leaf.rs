@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use killick_sys::cgroup as files;
@@ -28,6 +29,10 @@ pub struct LeafPool {
 pub struct Leaf {
     place: Place,
     attach: Attach,
+    /// `cgroup.kill` may have been written. Kernels with `kill_seq` (6.14, and the stable ones that took it: 6.1.176,
+    /// 6.12.117) compare the parent's own cgroup with the new one at `CLONE_INTO_CGROUP`, so that whatever is born in
+    /// a cgroup that was ever killed is killed at once.
+    killed: AtomicBool,
 }
 
 /// Free leafs that are kept: probes run one after another, so few are ever needed at once.
@@ -59,11 +64,11 @@ impl LeafPool {
                     return Err(error);
                 }
             };
-            return Ok(Leaf { place, attach });
+            return Ok(Leaf { place, attach, killed: AtomicBool::new(false) });
         }
     }
 
-    /// Takes an empty leaf back. One that still holds processes (they could not be killed) is not used again: it goes
+    /// Takes an empty leaf back; one that was killed on v2 is removed instead. One that still holds processes (they could not be killed) is not used again: it goes
     /// with the container.
     pub fn release(&mut self, leaf: Leaf) -> Result<(), CgroupError> {
         if !leaf.is_empty()? {
@@ -73,7 +78,8 @@ impl LeafPool {
         for child in files::children(&leaf.place.dir)? {
             remove_tree(&child, 0)?;
         }
-        if self.free.len() < FREE_MAX {
+        let can_be_born_in = !leaf.killed.load(Ordering::Relaxed) || !leaf.place.controller.is_empty();
+        if can_be_born_in && self.free.len() < FREE_MAX {
             self.free.push(leaf);
         } else {
             files::rmdir(&leaf.place.dir)?;
@@ -149,6 +155,7 @@ impl Leaf {
 
     /// Starts killing everything that the exec has left.
     pub fn kill(&self) -> Kill {
+        self.killed.store(true, Ordering::Relaxed);
         Kill::new(self.place.clone())
     }
 

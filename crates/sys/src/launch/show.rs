@@ -1,6 +1,7 @@
 //! Plans as text, one line for each step, as strace would have it; the golden files of the tests are made of these.
 
 use super::plan::{Device, DeviceKind, Fd, MountSource, Plan, Step, Tree, Who};
+use crate::lsm;
 use crate::ns::flag_names;
 use std::fmt;
 
@@ -169,11 +170,39 @@ impl fmt::Display for Shown<'_> {
             Step::Scheduler(attr) => write!(f, "sched_setattr(policy={}, nice={})", attr.policy, attr.nice),
             Step::IoPriority(priority) => write!(f, "ioprio_set({priority:#x})"),
             Step::Affinity(cpus) => write!(f, "sched_setaffinity({cpus:?})"),
+            Step::OpenLabel(what) => write!(f, "open(attr of {what:?})"),
+            Step::Label { what, label } if label.is_empty() => write!(f, "{}", lsm::shown(*what, "")),
+            Step::Label { what, label } => write!(f, "{}", lsm::describe(*what, label)),
             Step::AllCpus => write!(f, "sched_setaffinity(all)"),
             Step::MemoryPolicy(policy) => write!(f, "set_mempolicy({:#x}, nodes {:?})", policy.mode, policy.nodes),
             Step::SessionKeyring(name) => write!(f, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"),
             Step::Personality(domain) => write!(f, "personality({domain:#x})"),
             Step::Announce => write!(f, "announce execve"),
+            Step::LeaveGroups => write!(f, "setgroups([])"),
+            Step::RaiseLimits(limits) => {
+                let limits: Vec<String> = limits.iter().map(|(_, name, hard)| format!("{name} {hard}")).collect();
+                write!(f, "raise hard limits: {}", limits.join(", "))
+            }
+            Step::ChownStreams { uid, gid, .. } => write!(f, "fchown(stdio, {uid}, {gid})"),
+            Step::BecomeRoot => write!(f, "setresgid(0), setresuid(0)"),
+            Step::TimeOffsets(text) => write!(f, "write(/proc/self/timens_offsets, {text:?})"),
+            Step::Spare { at, path, flags } => {
+                write!(
+                    f,
+                    "spare for root{} = open_tree({}, OPEN_TREE_CLONE|AT_RECURSIVE)",
+                    at.display(),
+                    path.display()
+                )?;
+                show_flags(f, *flags, 0)
+            }
+            Step::IdmapTree { tree, userns, recursive } => {
+                let recursive = if *recursive { ", AT_RECURSIVE" } else { "" };
+                write!(f, "mount_setattr({tree}, MOUNT_ATTR_IDMAP, <{}>{recursive})", self.name(*userns))
+            }
+            Step::JoinedRoot(path) => write!(f, "root = mount({0}, {0}, MS_BIND|MS_REC)", path.display()),
+            Step::ChrootRoot => write!(f, "chroot(root)"),
+            Step::ChrootTo(fd) => write!(f, "chroot(<{}>)", self.name(*fd)),
+            Step::GoOn => write!(f, "clone3(CLONE_PARENT|CLONE_PIDFD), go on in the child"),
             Step::PidForChildren(fd) => write!(f, "setns(<{}>, CLONE_NEWPID) for children", self.name(*fd)),
             Step::BirthInside => write!(f, "clone3(CLONE_PARENT|CLONE_PIDFD)"),
             Step::Exec { args, env } => write!(f, "execve({args:?}, {} variables)", env.len()),
