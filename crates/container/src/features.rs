@@ -13,6 +13,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "diratime",
     "dirsync",
     "exec",
+    "idmap",
     "iversion",
     "lazytime",
     "loud",
@@ -35,6 +36,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "rdiratime",
     "relatime",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
@@ -51,6 +53,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "rstrictatime",
     "rsuid",
     "rsymfollow",
+    "runbindable",
     "rw",
     "shared",
     "silent",
@@ -59,6 +62,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "suid",
     "symfollow",
     "sync",
+    "unbindable",
 ];
 
 fn seccomp_flags() -> impl Iterator<Item = (u32, &'static str)> {
@@ -84,7 +88,7 @@ pub fn features() -> Value {
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": MOUNT_OPTIONS,
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
             "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true},
             "seccomp": {
@@ -104,7 +108,7 @@ pub fn features() -> Value {
                 "modes": crate::memory_policy::MODES,
                 "flags": crate::memory_policy::FLAGS,
             },
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},
         },
         "annotations": {"org.killick.version": env!("CARGO_PKG_VERSION")},

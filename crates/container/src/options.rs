@@ -16,6 +16,8 @@ pub(crate) struct Options {
     pub(crate) propagation: Option<Propagation>,
     pub(crate) bind: bool,
     pub(crate) recursive: bool,
+    /// Owners shown by a user namespace's maps; whether of the mounts below too.
+    pub(crate) idmap: Option<bool>,
     /// What is the file system's own business.
     pub(crate) data: String,
 }
@@ -53,7 +55,10 @@ impl Options {
                 self.bind = true;
                 self.recursive = true;
             }
-            "private" | "rprivate" | "unbindable" | "runbindable" => self.propagation = Some(Propagation::Private),
+            "private" | "rprivate" => self.propagation = Some(Propagation::Private),
+            "unbindable" | "runbindable" => self.propagation = Some(Propagation::Unbindable),
+            "idmap" => self.idmap = Some(self.idmap.unwrap_or(false)),
+            "ridmap" => self.idmap = Some(true),
             "slave" | "rslave" => self.propagation = Some(Propagation::Slave),
             "shared" | "rshared" => self.propagation = Some(Propagation::Shared),
             data => {

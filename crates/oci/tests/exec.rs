@@ -345,6 +345,12 @@ fn processes_have_a_session_keyring_of_their_own() {
 
 #[test]
 fn pidfds_go_over_their_socket() {
+    if common::lacks(killick_sys::facts::Facts::detect().pidfd, "pidfds (5.3)") {
+        let bundle = Bundle::new(json!({}));
+        let path = bundle.path().to_str().unwrap();
+        let refused = bundle.quiet(&["create", "-b", path, "--pidfd-socket", "/nowhere", &bundle.id]);
+        return refused.fails("--pidfd-socket: this kernel has no pidfds (5.3)");
+    }
     let bundle = Bundle::new(json!({}));
     let socket = bundle.path().join("pidfd");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -403,6 +409,9 @@ fn capabilities(bundle: &Bundle, flags: &[&str]) -> [u64; 5] {
 
 #[test]
 fn a_capability_that_is_added_is_ambient_only_where_it_is_inheritable() {
+    if common::lacks(killick_sys::caps::has_ambient(), "ambient capabilities (4.3)") {
+        return;
+    }
     let none = json!([]);
     let bundle = Bundle::new(json!({"process": {"capabilities":
         {"bounding": none, "effective": none, "inheritable": none, "permitted": none, "ambient": none}}}));

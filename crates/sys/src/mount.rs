@@ -18,6 +18,7 @@ pub const MOUNT_ATTR_ATIME: u64 = 0x70;
 pub const MOUNT_ATTR_NOATIME: u64 = 0x10;
 pub const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
 pub const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+pub const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 pub const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
 const OPEN_TREE_CLONE: u32 = 1;
@@ -122,7 +123,7 @@ pub fn unmount_detach(target: &Path) -> Result<()> {
 
 /// The kernel's name list, for messages.
 pub fn flag_list(flags: u64) -> String {
-    const NAMES: [(u64, &str); 17] = [
+    const NAMES: [(u64, &str); 18] = [
         (libc::MS_RDONLY, "MS_RDONLY"),
         (libc::MS_NOSUID, "MS_NOSUID"),
         (libc::MS_NODEV, "MS_NODEV"),
@@ -138,6 +139,7 @@ pub fn flag_list(flags: u64) -> String {
         (libc::MS_PRIVATE, "MS_PRIVATE"),
         (libc::MS_SLAVE, "MS_SLAVE"),
         (libc::MS_SHARED, "MS_SHARED"),
+        (libc::MS_UNBINDABLE, "MS_UNBINDABLE"),
         (libc::MS_RELATIME, "MS_RELATIME"),
         (libc::MS_STRICTATIME, "MS_STRICTATIME"),
     ];
@@ -254,6 +256,13 @@ pub fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, mut attr: MountAttr) 
         )
     })
     .map(drop)
+}
+
+/// The mount shows its files' owners by the maps of that user namespace (5.12). It must be detached and not id-mapped
+/// yet. EINVAL: the file system cannot.
+pub fn set_idmap(fd: BorrowedFd<'_>, userns: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+    let userns_fd = userns.as_raw_fd() as u64;
+    set_attributes(fd, recursive, MountAttr { set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() })
 }
 
 /// A file system being configured (fsopen, fsconfig, fsmount).

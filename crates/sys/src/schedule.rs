@@ -1,7 +1,8 @@
 //! How this process is scheduled: policy, I/O priority, cpus.
 #![allow(unsafe_code)]
 
-use crate::error::{Context, Result, check};
+use crate::error::{Context, Error, Result, check};
+use nix::errno::Errno;
 
 /// `struct sched_attr`, as far as every kernel since 3.14 has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,7 +32,32 @@ pub(crate) fn set_scheduler(attr: &SchedAttr) -> Result<()> {
     let raw = Raw { size: size_of::<Raw>() as u32, policy, flags, nice, priority, runtime, deadline, period };
     // SAFETY: the structure has the size that it tells, and outlives the call.
     let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) };
-    check(done, || format!("sched_setattr(0, policy={policy}, nice={nice}, priority={priority})")).map(drop)
+    match check(done, || format!("sched_setattr(0, policy={policy}, nice={nice}, priority={priority})")).map(drop) {
+        // Before 3.14: the older calls, for what they can say.
+        Err(error) if error.errno() == Errno::ENOSYS && attr.runtime == 0 => set_classic_scheduler(attr),
+        // A sandbox that does not know the call says EPERM as a refused policy does: the older call then says which.
+        Err(error) if error.errno() == Errno::EPERM && attr.runtime == 0 => {
+            set_classic_scheduler(attr).map_err(|_| error)
+        }
+        other => other,
+    }
+}
+
+fn set_classic_scheduler(attr: &SchedAttr) -> Result<()> {
+    const RESET_ON_FORK: u64 = 1;
+    let SchedAttr { policy, flags, nice, priority, .. } = *attr;
+    if flags & !RESET_ON_FORK != 0 {
+        return Err(Error::new(format!("sched_setattr(0, flags={flags:#x}), which is of Linux 3.14"), Errno::ENOSYS));
+    }
+    let reset = if flags & RESET_ON_FORK != 0 { libc::SCHED_RESET_ON_FORK } else { 0 };
+    let parameter = libc::sched_param { sched_priority: priority as libc::c_int };
+    let policy = policy as libc::c_int | reset;
+    // SAFETY: the structure outlives the call. Not by the C library, which refuses unknown policies.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameter) };
+    check(done, || format!("sched_setscheduler(0, {policy:#x}, priority={priority})"))?;
+    // SAFETY: no memory is passed.
+    let done = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) };
+    check(done, || format!("setpriority(PRIO_PROCESS, 0, {nice})")).map(drop)
 }
 
 /// Class in the upper three bits, level in the rest; inherited by children.

@@ -86,7 +86,12 @@ impl Child<'_> {
     /// The runtime does its part while this waits; when it gives up, the socket closes.
     pub(super) fn rendezvous(&self, with: Fd) -> Result<(), LaunchError> {
         fd::send_message(self.fd(with), b"here", &[])?;
-        match fd::receive_message(self.fd(with), GO.len()) {
+        let mut heard = fd::receive_message(self.fd(with), GO.len());
+        if heard.as_ref().is_err_and(|error| error.errno() == Errno::ECONNRESET) {
+            // Closed with our word unread, which is told before what was sent: that is still there.
+            heard = fd::receive_message(self.fd(with), GO.len());
+        }
+        match heard {
             Ok(message) if message.bytes == GO => Ok(()),
             Ok(_) | Err(_) => exit_now(FAILED),
         }

@@ -23,6 +23,10 @@ use std::path::{Path, PathBuf};
 pub(super) struct Root(std::cell::OnceCell<OwnedFd>);
 
 impl Root {
+    pub(super) fn at(fd: OwnedFd) -> Self {
+        Self(std::cell::OnceCell::from(fd))
+    }
+
     pub(super) fn fd(&self) -> Result<BorrowedFd<'_>> {
         if self.0.get().is_none() {
             let opened = open_path(Path::new("/"))?;
@@ -203,9 +207,18 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             } else {
                 data.clone()
             };
+            let spare = child.spares.take(&mount.destination);
             let root = child.root.fd()?;
             let mounted = || open_in_root(root, &mount.destination, OFlag::O_PATH);
-            mount_filesystem(point.as_fd(), mounted, mount.set, fstype, source, &data)?;
+            match mount_inside(point.as_fd(), mounted, mount.set, fstype, source, &data) {
+                // Not ours to make in this user namespace: the host's own is shown.
+                Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) && spare.is_some() => {
+                    if let Some(tree) = spare {
+                        mount::move_mount(tree.as_fd(), point.as_fd())?;
+                    }
+                }
+                other => other?,
+            }
             if let Some(propagation) = mount.propagation {
                 let mounted = open_in_root(child.root.fd()?, &mount.destination, OFlag::O_PATH)?;
                 set_propagation(mounted.as_fd(), propagation)?;
@@ -335,6 +348,28 @@ pub(super) fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<
     }
 }
 
+/// As `mount_filesystem`; a devpts whose group is not mapped in this user namespace keeps root's (crun does the same).
+fn mount_inside(
+    point: BorrowedFd<'_>,
+    mounted: impl Fn() -> Result<OwnedFd>,
+    flags: u64,
+    fstype: &str,
+    source: &str,
+    data: &str,
+) -> Result<()> {
+    let made = mount_filesystem(point, &mounted, flags, fstype, source, data);
+    let without_group = || {
+        let kept: Vec<&str> = data.split(',').filter(|option| !option.starts_with("gid=")).collect();
+        kept.join(",")
+    };
+    match made {
+        Err(error) if fstype == "devpts" && error.errno() == Errno::EINVAL && without_group() != data => {
+            mount_filesystem(point, mounted, flags, fstype, source, &without_group())
+        }
+        other => other,
+    }
+}
+
 /// Flags of an existing mount: set and cleared, the others kept.
 pub(super) fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Result<()> {
     let attr =
@@ -343,7 +378,16 @@ pub(super) fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Res
         Err(error) if error.errno() == Errno::ENOSYS || error.errno() == Errno::EPERM => {
             let now = mount::flags_of(mounted)?;
             let flags = (now & !clear) | set;
-            mount::change(&mount::at(mounted), libc::MS_BIND | libc::MS_REMOUNT | flags)?;
+            mount::change(&mount::at(mounted), libc::MS_BIND | libc::MS_REMOUNT | flags).map_err(|error| {
+                // What a more privileged user namespace has set (oci.md §1.3.4).
+                match (error.errno(), now & clear & !set) {
+                    (Errno::EPERM, locked) if locked != 0 => Error::new(
+                        format!("cannot clear locked flags {}: {error}", mount::flag_list(locked)),
+                        Errno::EPERM,
+                    ),
+                    _ => error,
+                }
+            })?;
             has_nosymfollow(mounted, set)
         }
         other => other,
