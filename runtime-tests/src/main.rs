@@ -9,6 +9,7 @@ mod apart;
 mod bad_input;
 mod commands;
 mod confinement;
+mod conmon;
 mod faults;
 mod lifecycle;
 mod more_commands;
@@ -76,6 +77,7 @@ fn all_tests() -> Vec<Test> {
     tests.extend(more_lifecycle::tests());
     tests.extend(more_commands::tests());
     tests.extend(faults::tests());
+    tests.extend(conmon::tests());
     tests
 }
 
