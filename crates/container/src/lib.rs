@@ -44,6 +44,7 @@ pub mod rootfs_mounts;
 pub mod sandbox;
 mod scheduling;
 pub mod seccomp;
+mod shape;
 pub mod signal;
 mod state;
 pub mod support;

@@ -56,6 +56,11 @@ pub fn check(config: &mut Value) -> Result<Vec<String>, String> {
     }
     remove_nulls(config);
     let mut warnings = Vec::new();
+    // Other platforms' business, whatever stands there.
+    if let Some(object) = config.as_object_mut() {
+        object.retain(|name, _| !["windows", "solaris", "vm", "zos", "freebsd"].contains(&name.as_str()));
+    }
+    crate::shape::check(config)?;
     version(config)?;
     if config.get("root").is_none() {
         return Err("root must be specified".into());
@@ -94,6 +99,7 @@ pub fn check(config: &mut Value) -> Result<Vec<String>, String> {
 pub fn check_process(process: &mut Value) -> Result<Vec<String>, String> {
     remove_nulls(process);
     let mut warnings = Vec::new();
+    crate::shape::check_process(process)?;
     let Some(object) = process.as_object_mut() else { return Err("process must be an object".into()) };
     for refused in REFUSED {
         if let Some(field) = refused.field.strip_prefix("process.")

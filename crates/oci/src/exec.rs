@@ -143,7 +143,7 @@ fn process(context: &Context, parsed: &Parsed, state: &State, args: &[String]) -
     config::complete_process(&mut process, &state.config);
     let warnings = killick_container::support::check_process(&mut process)?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
-    serde_json::from_value(process).map_err(|error| format!("process: {error}"))
+    config::typed(&process, "process")
 }
 
 fn change(process: &mut Value, parsed: &Parsed, args: &[String]) -> Result<(), String> {
