@@ -219,7 +219,6 @@ fn the_hosts_network_shows_the_hosts_sys() {
 
 #[test]
 fn the_hosts_processes_and_queues_are_shown_where_they_are_shared() {
-    std::fs::create_dir_all("/dev/mqueue").unwrap();
     let bundle = shell("test -d /proc/1 && grep -q sleep /proc/1/comm && echo own || echo shared", json!({}));
     let mut config = bundle.config();
     config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
@@ -532,4 +531,26 @@ fn wrong_maps_are_refused_by_name_and_leave_nothing() {
         bundle.run().fails(expected);
         bundle.assert_gone();
     }
+}
+
+#[test]
+fn a_v2_cgroup_that_it_may_write_to_is_its_own() {
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        eprintln!("a_v2_cgroup_that_it_may_write_to_is_its_own: this host has no pure cgroup v2; runs in the v2 guest");
+        return;
+    }
+    let script = "stat -c %u /sys/fs/cgroup/cgroup.procs; mkdir /sys/fs/cgroup/mine && echo made; \
+                  echo $$ >/sys/fs/cgroup/mine/cgroup.procs && echo moved; \
+                  echo max 2>/dev/null >/sys/fs/cgroup/pids.max || echo the limit is not ours";
+    let bundle = shell(script, json!({}));
+    let mut config = bundle.config();
+    for mount in config["mounts"].as_array_mut().unwrap() {
+        if mount["destination"] == "/sys/fs/cgroup" {
+            mount["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+        }
+    }
+    bundle.configure(&config);
+    prints(&bundle, "0\nmade\nmoved\nthe limit is not ours\n");
+    // Read-only as it mostly is, it stays root's.
+    prints(&shell("stat -c %u /sys/fs/cgroup/cgroup.procs", json!({})), "65534\n");
 }
