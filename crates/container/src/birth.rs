@@ -2,7 +2,7 @@
 
 use crate::attributes::{self, Attributes};
 use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
-use crate::process::{self, Begun, Gate, PlannedStdio, begin_first, finish, let_in, plan_stdio};
+use crate::process::{self, Begun, Gate, Placing, PlannedStdio, begin_first, finish, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
 use crate::sandbox::Sandbox;
 use crate::seccomp::listener::{self, About, Listener};
@@ -26,7 +26,7 @@ pub struct Created {
     id: String,
     launch: Launch,
     settings: Settings,
-    placing: Option<OwnedFd>,
+    placing: Placing,
 }
 
 /// Starts the birth; nothing here waits for a disk.
@@ -92,12 +92,12 @@ pub fn may_ptrace(sets: &CapSets) -> bool {
 impl Created {
     /// The process that waits at its first gate until systemd has it (`Cgroup::start_unit`), if its cgroup is a scope.
     pub fn unplaced(&self) -> Option<i32> {
-        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+        self.launch.child().filter(|_| self.placing.awaits()).map(PidFd::pid)
     }
 
     /// systemd has it: it goes on.
     pub fn placed(&mut self) -> Result<(), LaunchError> {
-        let_in(&mut self.placing)
+        self.placing.let_in()
     }
 
     /// Readable when `progress` has something new.

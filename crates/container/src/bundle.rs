@@ -8,7 +8,7 @@ use crate::meeting::{Meeting, Meetings};
 use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
 use crate::namespaces::{self, MountNamespace, Namespaces, Pid};
 use crate::pid_namespace::{Birthplace, of_joined};
-use crate::process::{Begun, Gate, PlannedStdio, begin_first, finish, join_rdt, let_in, plan_stdio};
+use crate::process::{Begun, Gate, Placing, PlannedStdio, begin_first, finish, join_rdt, plan_stdio};
 use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
 use crate::seccomp::listener::{self, About, Listener};
@@ -57,7 +57,7 @@ pub struct BundleBirth {
     id: String,
     launch: Launch,
     settings: Settings,
-    placing: Option<OwnedFd>,
+    placing: Placing,
     meetings: Meetings,
     /// After `launch`: nobody is in it then.
     rdt: Held,
@@ -104,12 +104,12 @@ pub fn create_with(
 impl BundleBirth {
     /// As `Created::unplaced`.
     pub fn unplaced(&self) -> Option<i32> {
-        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+        self.launch.child().filter(|_| self.placing.awaits()).map(PidFd::pid)
     }
 
     /// As `Created::placed`.
     pub fn placed(&mut self) -> Result<(), LaunchError> {
-        let_in(&mut self.placing)
+        self.placing.let_in()
     }
 
     /// The first process, from the gate on.
@@ -235,11 +235,17 @@ impl BundleBirth {
     }
 }
 
+/// The plan as text, and nothing done: for tests of hostile configurations.
+#[doc(hidden)]
+pub fn plan_text(facts: &Facts, request: BundleRequest<'_>) -> Result<String, LaunchError> {
+    plan(facts, request, None).map(|planned| planned.plan.to_string())
+}
+
 struct Planned {
     plan: Plan,
     settings: Settings,
     born_in: Option<Fd>,
-    placing: Option<OwnedFd>,
+    placing: Placing,
     namespaces: Namespaces,
     meetings: Meetings,
 }
