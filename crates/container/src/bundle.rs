@@ -235,6 +235,12 @@ impl BundleBirth {
     }
 }
 
+/// The plan as text, and nothing done: for tests of hostile configurations.
+#[doc(hidden)]
+pub fn plan_text(facts: &Facts, request: BundleRequest<'_>) -> Result<String, LaunchError> {
+    plan(facts, request, None).map(|planned| planned.plan.to_string())
+}
+
 struct Planned {
     plan: Plan,
     settings: Settings,

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use killick_sys::cgroup::{self as files};
 pub use killick_sys::cgroup::{Attach, CgroupFileError, Layout};
 
+use killick_sys::launch::LaunchError;
+
 use crate::devices::DeviceError;
 use crate::resources::{self, ResourceError, Tolerate, Version, Write};
 use crate::systemd::{SystemdError, Unit, properties};
@@ -61,17 +63,36 @@ pub enum CgroupError {
     Deadline { what: &'static str, path: PathBuf, left: usize },
 }
 
+/// Whose birth it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newborn {
+    First,
+    Added,
+}
+
 /// One cgroup in all hierarchies of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     layout: Layout,
     /// Relative to each hierarchy's root: `killick/pod<uid>/web`.
+    #[serde(deserialize_with = "recorded_path")]
     path: PathBuf,
     /// Whether the v2 tree holds this cgroup too: always on pure v2, on a hybrid host only where a limit needs it.
     unified: bool,
     /// systemd makes, changes and ends it, over D-Bus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unit: Option<Unit>,
+}
+
+/// A record says what is killed and removed: never a hierarchy's root, nor anything outside.
+fn recorded_path<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    let is_plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if is_plain && !path.as_os_str().is_empty() {
+        Ok(path)
+    } else {
+        Err(serde::de::Error::custom(format!("{path:?} is no path of a cgroup of ours")))
+    }
 }
 
 /// v2 controllers that are enabled for children, where the host has them.
@@ -304,6 +325,19 @@ impl Cgroup {
     pub fn oom_kills(&self) -> Result<Option<u64>, CgroupError> {
         let Some((file, _)) = self.oom_file() else { return Ok(None) };
         Ok(files::read_if_present(&file)?.and_then(|text| keyed(&text, "oom_kill")))
+    }
+
+    /// Why a process of the cgroup did not come to be, in the words that kubelet's readers know where the OOM killer had
+    /// a hand in it. `kills` is what `oom_kills` said before.
+    pub fn explain(&self, error: &LaunchError, kills: Option<u64>, who: Newborn) -> String {
+        let killed = self.oom_kills().ok().flatten().unwrap_or(0) > kills.unwrap_or(0);
+        match (error, who) {
+            (LaunchError::Died(_), Newborn::First) if killed => {
+                "container init was OOM-killed (memory limit too low?)".to_owned()
+            }
+            (_, Newborn::Added) if killed => format!("{error} (possibly OOM-killed)"),
+            _ => error.to_string(),
+        }
     }
 
     /// Watches for OOM kills; `None` without a memory controller.
