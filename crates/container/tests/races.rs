@@ -41,8 +41,8 @@ const LINKS: [(&str, &str); 4] = [
     ("volume/a/b/c", "ABSOLUTE"),
 ];
 
-/// Without RESOLVE_IN_ROOT in `sys::path::open_in_root` (tried) the mount points appear in `outside`, and the tmpfs lies
-/// over a directory of the host.
+/// Without RESOLVE_IN_ROOT in `sys::path::open_in_root` (tried) the classic way makes its directories in `outside` within a
+/// few rounds; detached mounts never have the host's files in sight, so there the links have nowhere to lead.
 fn race(facts: Facts, rounds: usize) {
     let host = Host::with(facts);
     let sandbox = host.sandbox();
