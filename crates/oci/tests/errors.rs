@@ -38,8 +38,8 @@ fn an_invalid_configuration_is_refused_and_leaves_nothing() {
         json!({"process": {"scheduler": {"policy": "SCHED_FIFO", "nice": 3}}}),
         "process.scheduler.nice: 3 is invalid here",
     );
-    check(json!({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}), "linux.timeOffsets: time namespaces");
-    check(json!({"linux": {"rootfsPropagation": "unbindable"}}), "rootfsPropagation=unbindable is not supported");
+    check(json!({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}), "linux.timeOffsets: time namespace");
+    check(json!({"linux": {"rootfsPropagation": "sideways"}}), "rootfsPropagation=sideways is not supported");
     check(
         json!({"linux": {"sysctl": {"vm.swappiness": "1"}}}),
         "sysctl \"vm.swappiness\" is not in a separate kernel namespace",
