@@ -277,6 +277,9 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, state)?;
     settings.user_namespace = namespaces.user.as_ref().map(|user| user.maps.clone());
     settings.time_namespace = namespaces.time;
+    if let Some(uid) = namespaces.cgroup_owner(spec) {
+        cgroup.delegate(uid).map_err(crate::birth::cgroup_error)?;
+    }
     settings.chroot = namespaces.mount != MountNamespace::New;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };

@@ -186,6 +186,18 @@ impl Namespaces {
         self.new.retain(|new| *new != kind);
     }
 
+    /// Whose the container's cgroup is to be (runtime-spec, "Cgroup ownership"): of the container's root, where it has
+    /// a cgroup namespace of its own and a cgroup file system to write to.
+    pub(crate) fn cgroup_owner(&self, spec: &Spec) -> Option<u32> {
+        let is_cgroup = |kind: Option<&str>| matches!(kind, Some("cgroup" | "cgroup2"));
+        let mut mounts = spec.mounts().iter().flatten().filter(|mount| is_cgroup(mount.typ().as_deref()));
+        let is_writable = mounts.any(|mount| {
+            crate::options::parse(mount.options().as_deref().unwrap_or_default()).set & libc::MS_RDONLY == 0
+        });
+        let user = self.user.as_ref().filter(|_| is_writable && self.is_new(NamespaceKind::Cgroup))?;
+        outside(&user.maps.uid, 0)
+    }
+
     /// Whether a second process has to go on where the first was.
     pub(crate) fn goes_on(&self) -> bool {
         (self.is_new(NamespaceKind::Time) && !self.born_outside)

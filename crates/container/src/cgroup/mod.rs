@@ -21,6 +21,7 @@ use crate::devices::DeviceError;
 use crate::resources::{self, ResourceError, Tolerate, Version, Write};
 use crate::systemd::{SystemdError, Unit, properties};
 
+mod delegate;
 mod kill;
 mod leaf;
 mod oom;
