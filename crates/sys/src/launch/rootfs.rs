@@ -15,7 +15,7 @@ use crate::path::{create_file_in_root, kind_of, mkdirs_in_root, open_child, open
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The root that steps work in: the one being put together, or after that simply `/`.
@@ -48,6 +48,20 @@ impl Root {
 pub(super) fn open_path(path: &Path) -> Result<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| format!("open({}, O_PATH)", path.display()))
+}
+
+/// What a classic bind mount takes. A descriptor from before our mount namespace was copied is on a mount of the old
+/// one, which mount(2) refuses (EINVAL): the same file is opened again by its name, on our copy of that mount.
+fn open_bind_source(path: &Path) -> Result<OwnedFd> {
+    let source = open_path(path)?;
+    if !path.starts_with("/proc/self/fd") {
+        return Ok(source);
+    }
+    let link = format!("/proc/self/fd/{}", source.as_raw_fd());
+    let name = std::fs::read_link(&link).call(|| format!("readlink({link})"))?;
+    let Ok(again) = open_path(&name) else { return Ok(source) };
+    same_file(source.as_fd(), again.as_fd())?;
+    Ok(again)
 }
 
 pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError> {
@@ -225,12 +239,16 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             }
             Ok(())
         }
+        MountSource::Remount { data, bind } => {
+            let bind = if *bind { libc::MS_BIND } else { 0 };
+            Ok(mount::remount(point.as_fd(), mount.set | bind, data)?)
+        }
         MountSource::Tree(tree) => {
             let tree = take(child, *tree)?;
             Ok(mount::move_mount(tree.as_fd(), point.as_fd())?)
         }
         MountSource::Bind { path, verify, recursive } => {
-            let source = open_path(path)?;
+            let source = open_bind_source(path)?;
             if let Some(verify) = verify {
                 same_file(source.as_fd(), child.fd(*verify))?;
             }
@@ -278,6 +296,17 @@ fn mount_point(root: BorrowedFd<'_>, mount: &Mount) -> Result<OwnedFd> {
     match mount.point {
         MountPoint::Directory => mkdirs_in_root(root, &mount.destination, 0o755),
         MountPoint::File => create_file_in_root(root, &mount.destination, 0o644),
+        MountPoint::Mounted => open_in_root(root, &mount.destination, OFlag::O_PATH),
+        MountPoint::NotFollowed { directory } => {
+            let (parent, name) = parent_in_root(root, &mount.destination)?;
+            if kind_of(parent.as_fd(), name)?.is_some() {
+                open_child(parent.as_fd(), name, OFlag::O_PATH)
+            } else if directory {
+                mkdirs_in_root(root, &mount.destination, 0o755)
+            } else {
+                create_file_in_root(root, &mount.destination, 0o644)
+            }
+        }
         MountPoint::OrdinaryDirectory => {
             let (parent, name) = parent_in_root(root, &mount.destination)?;
             if kind_of(parent.as_fd(), name)?.is_none() {
@@ -316,6 +345,7 @@ pub(super) fn mount_filesystem(
         let new = NewFilesystem::open(fstype)?;
         new.set("source", source)?;
         new.set_data(data)?;
+        new.set_superblock(flags)?;
         let made = new.mount(flags)?;
         if copy_up {
             super::copyup::copy_up(point, made.as_fd())?;
