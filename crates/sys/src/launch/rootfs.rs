@@ -217,10 +217,10 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             Ok(mount::move_mount(tree.as_fd(), point.as_fd())?)
         }
         MountSource::Bind { path, verify, recursive } => {
-            let source = open_path(path)?;
-            if let Some(verify) = verify {
-                same_file(source.as_fd(), child.fd(*verify))?;
-            }
+            let source = match verify {
+                Some(verify) => here_again(child.fd(*verify))?,
+                None => open_path(path)?,
+            };
             if mount.propagation == Some(Propagation::Shared) {
                 must_be_shared(source.as_fd(), path)?;
             }
@@ -239,6 +239,16 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             Ok(())
         }
     }
+}
+
+/// What is open here, as this mount namespace has it: a mount of another one cannot be bound. By its name, which leads
+/// to the same file or to an error.
+fn here_again(opened: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let name = std::fs::read_link(mount::at(opened)).call(|| format!("readlink({})", describe(opened)))?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let found = nix::fcntl::open(&name, flags, Mode::empty()).call(|| format!("open({}, O_PATH)", name.display()))?;
+    same_file(found.as_fd(), opened)?;
+    Ok(found)
 }
 
 /// Where the destination is in truth, after all links of the image: a plan's words are not enough.
