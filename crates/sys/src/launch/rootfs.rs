@@ -109,8 +109,10 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             Ok(nix::unistd::chdir("/").call(|| "chdir(/)".into())?)
         }
         Step::ReadonlyRoot => {
-            let root = open_path(Path::new("/"))?;
-            Ok(change_flags(root.as_fd(), libc::MS_RDONLY, 0)?)
+            let path = Path::new("/");
+            let root = open_path(path)?;
+            // By its name: this root may have no /proc.
+            Ok(change_flags_at(root.as_fd(), path, libc::MS_RDONLY, 0)?)
         }
         other => Err(LaunchError::Unsupported(format!("{other:?} is no step of a root"))),
     }
@@ -347,13 +349,18 @@ pub(super) fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<
 
 /// Flags of an existing mount: set and cleared, the others kept.
 pub(super) fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Result<()> {
+    change_flags_at(mounted, &mount::at(mounted), set, clear)
+}
+
+/// `path` leads to the same mount.
+fn change_flags_at(mounted: BorrowedFd<'_>, path: &Path, set: u64, clear: u64) -> Result<()> {
     let attr =
         MountAttr { set: mount::attributes(set), clear: mount::attributes(clear & !set), ..MountAttr::default() };
     match mount::set_attributes(mounted, false, attr) {
         Err(error) if error.errno() == Errno::ENOSYS || error.errno() == Errno::EPERM => {
             let now = mount::flags_of(mounted)?;
             let flags = (now & !clear) | set;
-            mount::change(&mount::at(mounted), libc::MS_BIND | libc::MS_REMOUNT | flags)?;
+            mount::change(path, libc::MS_BIND | libc::MS_REMOUNT | flags)?;
             has_nosymfollow(mounted, set)
         }
         other => other,
