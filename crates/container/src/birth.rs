@@ -2,7 +2,7 @@
 
 use crate::attributes::{self, Attributes};
 use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
-use crate::process::{self, Begun, Gate, PlannedStdio, begin_first, finish, let_in, plan_stdio};
+use crate::process::{self, Begun, Gate, Placing, PlannedStdio, begin_first, finish, plan_stdio};
 use crate::request::{CreateRequest, Join, PidMode, Ptrace, Rootfs, UserRequest};
 use crate::sandbox::Sandbox;
 use crate::seccomp::listener::{self, About, Listener};
@@ -26,7 +26,7 @@ pub struct Created {
     id: String,
     launch: Launch,
     settings: Settings,
-    placing: Option<OwnedFd>,
+    placing: Placing,
 }
 
 /// Starts the birth; nothing here waits for a disk.
@@ -92,12 +92,12 @@ pub fn may_ptrace(sets: &CapSets) -> bool {
 impl Created {
     /// The process that waits at its first gate until systemd has it (`Cgroup::start_unit`), if its cgroup is a scope.
     pub fn unplaced(&self) -> Option<i32> {
-        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+        self.launch.child().filter(|_| self.placing.awaits()).map(PidFd::pid)
     }
 
     /// systemd has it: it goes on.
     pub fn placed(&mut self) -> Result<(), LaunchError> {
-        let_in(&mut self.placing)
+        self.placing.let_in()
     }
 
     /// Readable when `progress` has something new.
@@ -213,8 +213,10 @@ fn plan(
         sources,
         steps: MountSteps::default(),
         next_tree: 0,
+        user: None,
     };
     planner.mount_all(spec)?;
+    planner.node_spares(spec);
     let steps = planner.steps;
     plan.extend([Step::Umask(0), Step::NewSession]);
     let mut unshare = vec![NamespaceKind::Mount];
@@ -440,6 +442,9 @@ pub(crate) fn settings(
         oom_score_adj: process.oom_score_adj(),
         born_outside: born == Born::Outside,
         pid_namespace: pid != PidMode::Host,
+        user_namespace: None,
+        time_namespace: false,
+        chroot: false,
         attributes: Attributes::default(),
         rdt: None,
         labels: crate::labels::of(process),

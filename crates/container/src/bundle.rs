@@ -6,15 +6,16 @@ use crate::cgroup::Cgroup;
 use crate::hooks::{self, Kind};
 use crate::meeting::{Meeting, Meetings};
 use crate::mounts::{Api, MountSteps, Planner, ProcOf, Shared, device_steps};
+use crate::namespaces::{self, MountNamespace, Namespaces, Pid};
 use crate::pid_namespace::{Birthplace, of_joined};
-use crate::process::{Begun, Gate, PlannedStdio, begin_first, finish, join_rdt, let_in, plan_stdio};
+use crate::process::{Begun, Gate, Placing, PlannedStdio, begin_first, finish, join_rdt, plan_stdio};
 use crate::rdt::{self, Held, Rdt};
 use crate::request::{PidMode, Rootfs, Stdio, UserRequest};
 use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, Record, Settings};
-use killick_sys::error::{Context, Error};
+use killick_sys::error::Error;
 use killick_sys::facts::Facts;
-use killick_sys::launch::{Fd, Launch, LaunchError, PidNamespace, Plan, Progress, Propagation, Step, Tree, launch};
+use killick_sys::launch::{Fd, Launch, LaunchError, Plan, Progress, Propagation, Step, Tree, launch};
 use killick_sys::ns::NamespaceKind;
 use killick_sys::pidfd::PidFd;
 use killick_sys::seccomp::Filter;
@@ -22,7 +23,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::{Map, Value};
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ pub struct BundleBirth {
     id: String,
     launch: Launch,
     settings: Settings,
-    placing: Option<OwnedFd>,
+    placing: Placing,
     meetings: Meetings,
     /// After `launch`: nobody is in it then.
     rdt: Held,
@@ -91,29 +91,25 @@ pub fn create_with(
     let id = request.id.clone();
     let has_socket = request.gate.is_some();
     let rdt = Held(rdt::create(request.spec, &id).map_err(LaunchError::Unsupported)?);
-    let Planned { mut plan, mut settings, born_in, placing, pid, meetings } = plan(facts, request, rdt.0.as_ref())?;
+    let Planned { mut plan, mut settings, born_in, placing, namespaces, meetings } =
+        plan(facts, request, rdt.0.as_ref())?;
     settings.rdt = rdt.0.clone();
     change(&mut plan);
-    let pid_namespace = match &pid {
-        Pid::New => PidNamespace::New,
-        Pid::Joined(namespace, ..) if !settings.born_outside => PidNamespace::Inside(namespace.as_fd()),
-        Pid::Host | Pid::Joined(..) => PidNamespace::Inherit,
-    };
-    let launch = launch(plan, pid_namespace, born_in)?;
+    let launch = launch(plan, namespaces.born_in(), born_in)?;
     // Those that follow the first process are seen by it, and by whoever joins its namespace later.
-    settings.born_outside = !matches!(pid, Pid::Host);
+    settings.born_outside = !matches!(namespaces.pid, Pid::Host);
     Ok(BundleBirth { id, launch, settings, placing, meetings, rdt, has_socket })
 }
 
 impl BundleBirth {
     /// As `Created::unplaced`.
     pub fn unplaced(&self) -> Option<i32> {
-        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+        self.launch.child().filter(|_| self.placing.awaits()).map(PidFd::pid)
     }
 
     /// As `Created::placed`.
     pub fn placed(&mut self) -> Result<(), LaunchError> {
-        let_in(&mut self.placing)
+        self.placing.let_in()
     }
 
     /// The first process, from the gate on.
@@ -239,59 +235,19 @@ impl BundleBirth {
     }
 }
 
-enum Pid {
-    Host,
-    New,
-    Joined(OwnedFd, PathBuf),
+/// The plan as text, and nothing done: for tests of hostile configurations.
+#[doc(hidden)]
+pub fn plan_text(facts: &Facts, request: BundleRequest<'_>) -> Result<String, LaunchError> {
+    plan(facts, request, None).map(|planned| planned.plan.to_string())
 }
 
 struct Planned {
     plan: Plan,
     settings: Settings,
     born_in: Option<Fd>,
-    placing: Option<OwnedFd>,
-    pid: Pid,
+    placing: Placing,
+    namespaces: Namespaces,
     meetings: Meetings,
-}
-
-/// Namespaces of the configuration: those to join, those to make.
-struct Namespaces {
-    joined: Vec<(NamespaceKind, OwnedFd)>,
-    new: Vec<NamespaceKind>,
-    pid: Pid,
-}
-
-fn namespaces(spec: &Spec) -> Result<Namespaces, LaunchError> {
-    let mut found = Namespaces { joined: Vec::new(), new: Vec::new(), pid: Pid::Host };
-    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    for namespace in listed.into_iter().flatten() {
-        let kind = kind(namespace.typ());
-        let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
-        let opened = path
-            .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
-            .transpose()?;
-        match (kind, opened) {
-            (NamespaceKind::Pid, Some(fd)) if is_own_namespace(fd.as_fd(), kind)? => {}
-            (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd, path.cloned().unwrap_or_default()),
-            (NamespaceKind::Pid, None) => found.pid = Pid::New,
-            (kind, Some(fd)) => found.joined.push((kind, fd)),
-            (kind, None) => found.new.push(kind),
-        }
-    }
-    Ok(found)
-}
-
-fn kind(kind: LinuxNamespaceType) -> NamespaceKind {
-    match kind {
-        LinuxNamespaceType::Mount => NamespaceKind::Mount,
-        LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
-        LinuxNamespaceType::Uts => NamespaceKind::Uts,
-        LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
-        LinuxNamespaceType::User => NamespaceKind::User,
-        LinuxNamespaceType::Pid => NamespaceKind::Pid,
-        LinuxNamespaceType::Network => NamespaceKind::Network,
-        LinuxNamespaceType::Time => NamespaceKind::Time,
-    }
 }
 
 fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<Planned, LaunchError> {
@@ -307,17 +263,24 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     }
     let root = spec.root().as_ref().ok_or_else(|| missing("root must be specified"))?;
     let (root_path, readonly) = (bundle.join(root.path()), root.readonly().unwrap_or(false));
-    let Namespaces { joined, mut new, pid } = namespaces(spec)?;
-    let pid_mode = if matches!(pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
-    let birthplace = match &pid {
+    let mut namespaces = namespaces::of(spec)?;
+    let pid_mode = if matches!(namespaces.pid, Pid::Host) { PidMode::Host } else { PidMode::Own };
+    let birthplace = match &namespaces.pid {
         Pid::Joined(namespace, path) => of_joined(facts, namespace.as_fd(), path, spec)?,
         Pid::Host | Pid::New => Birthplace::Inside,
     };
     let born = if matches!(birthplace, Birthplace::Outside { .. }) { Born::Outside } else { Born::Inside };
+    namespaces.born_outside = born == Born::Outside;
     let mut settings = settings(process, UserRequest::Ids, seccomp, born, pid_mode)?;
     settings.env = crate::process::deduplicate(settings.env.into_iter().chain(env))?;
     settings.attributes = crate::attributes::of(spec)?;
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, state)?;
+    settings.user_namespace = namespaces.user.as_ref().map(|user| user.maps.clone());
+    settings.time_namespace = namespaces.time;
+    if let Some(uid) = namespaces.cgroup_owner(spec) {
+        cgroup.delegate(uid).map_err(crate::birth::cgroup_error)?;
+    }
+    settings.chroot = namespaces.mount != MountNamespace::New;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };
     let mut plan = Plan::new();
@@ -328,7 +291,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     let stdio = plan_stdio(&mut plan, stdio);
     let gate = gate.map(|gate| plan.fd("gate", gate));
     if !facts.cgroup_namespace {
-        new.retain(|kind| *kind != NamespaceKind::Cgroup);
+        namespaces.leave_out(NamespaceKind::Cgroup);
     }
     let mounted = absolute_sources(spec, bundle);
     let mut shared = Shared::default();
@@ -344,10 +307,19 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
         sources: Vec::new(),
         steps: MountSteps::default(),
         next_tree: 0,
+        user: namespaces.user.as_ref().map(|user| crate::process::clone_fd(&user.fd)).transpose()?,
     };
     planner.mount_all(&mounted)?;
+    planner.spares(&mounted, &namespaces);
     let steps = planner.steps;
 
+    if let Some(maps) = &settings.user_namespace {
+        let fds = match &stdio {
+            PlannedStdio::Streams(fds) => Some(*fds),
+            PlannedStdio::Terminal { .. } => None,
+        };
+        namespaces::plan_before_user(&mut plan, maps, &settings, fds);
+    }
     plan.extend([Step::Umask(0), Step::NewSession]);
     let linux = spec.linux().as_ref();
     let wanted = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
@@ -356,21 +328,13 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     }
     let propagation = root_propagation(wanted)?;
     if api == Api::Detached {
-        plan.push(root_tree(&root_path, &propagation));
+        if namespaces.mount == MountNamespace::New {
+            plan.push(root_tree(&root_path, &propagation));
+        }
         plan.extend(steps.outside);
     }
-    if !joined.is_empty() {
-        let each = joined.into_iter().map(|(kind, fd)| (kind, plan.fd(format!("{} namespace", kind.proc_name()), fd)));
-        let each = each.collect();
-        plan.push(Step::Join { target: None, kinds: Vec::new(), each });
-    }
-    if let (Born::Outside, Pid::Joined(namespace, _)) = (born, &pid) {
-        let fd = plan.fd("PID namespace", crate::process::clone_fd(namespace)?);
-        plan.push(Step::PidForChildren(fd));
-    }
-    let own_network = new.contains(&NamespaceKind::Network);
-    plan.push(Step::Unshare(new));
-    if own_network {
+    namespaces.plan_leave(&mut plan)?;
+    if namespaces.is_new(NamespaceKind::Network) {
         plan.push(Step::LoopbackUp);
     }
     let mut meetings = Meetings::default();
@@ -385,16 +349,19 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     let mut sysctls: Vec<_> = linux.and_then(|linux| linux.sysctl().clone()).unwrap_or_default().into_iter().collect();
     sysctls.sort();
     plan.extend(sysctls.into_iter().map(|(name, value)| Step::Sysctl { name, value }));
-    match api {
-        Api::Detached => {
+    namespaces.plan_go_on(&mut plan);
+    match (namespaces.mount, api) {
+        (MountNamespace::New, Api::Detached) => {
             // Nothing of ours reaches the host from here.
             plan.push(Step::PropagateRoot(Propagation::Private));
             plan.push(Step::AttachRoot(Tree(0)));
         }
-        Api::Classic => {
+        (MountNamespace::New, Api::Classic) => {
             plan.push(Step::PropagateRoot(Propagation::Slave));
             plan.extend(root_classic(&Rootfs::Directory { path: root_path.clone(), readonly }));
         }
+        (MountNamespace::Joined, _) => plan.push(Step::JoinedRoot(root_path.clone())),
+        (MountNamespace::Inherited, _) => plan.push(Step::OpenRoot(root_path.clone())),
     }
     plan.extend(steps.mounts);
     plan.extend(device_steps(spec)?);
@@ -413,7 +380,11 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     plan.extend(hooks(Kind::CreateContainer, &[], Some(bundle.to_owned())).map(Step::Hooks));
     // Before the root may become read-only.
     plan.push(Step::MakeDirectory(settings.cwd.clone()));
-    plan.push(if no_pivot { Step::MoveRoot { attached: api == Api::Detached } } else { Step::PivotRoot });
+    plan.push(match namespaces.mount {
+        MountNamespace::New if no_pivot => Step::MoveRoot { attached: api == Api::Detached },
+        MountNamespace::New => Step::PivotRoot,
+        MountNamespace::Joined | MountNamespace::Inherited => Step::ChrootRoot,
+    });
     if readonly {
         plan.push(Step::ReadonlyRoot);
     }
@@ -430,7 +401,7 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     if spec.process().is_none() {
         plan.without_program();
     }
-    Ok(Planned { plan, settings, born_in, placing, pid, meetings })
+    Ok(Planned { plan, settings, born_in, placing, namespaces, meetings })
 }
 
 struct RootPropagation {
@@ -442,6 +413,8 @@ fn root_propagation(wanted: Option<&str>) -> Result<RootPropagation, LaunchError
     let (tree, after) = match wanted.unwrap_or_default() {
         "" | "private" | "rprivate" => (Propagation::Private, None),
         "slave" | "rslave" => (Propagation::Slave, None),
+        "unbindable" => (Propagation::Private, Some(libc::MS_UNBINDABLE)),
+        "runbindable" => (Propagation::Private, Some(libc::MS_UNBINDABLE | libc::MS_REC)),
         "shared" => (Propagation::Private, Some(libc::MS_SHARED)),
         "rshared" => (Propagation::Private, Some(libc::MS_SHARED | libc::MS_REC)),
         other => return Err(LaunchError::Unsupported(format!("rootfsPropagation={other} is not supported"))),

@@ -28,7 +28,7 @@ impl Bundle {
             false => format!("JSON specification file {} not found: no such file or directory", file.display()),
         })?;
         let warnings = crate::support::check(&mut config)?;
-        let spec: Spec = serde_json::from_value(config.clone()).map_err(|error| format!("config.json: {error}"))?;
+        let spec: Spec = typed(&config, "")?;
         let rootfs = spec.root().as_ref().map(|root| path.join(root.path())).unwrap_or_default();
         let rootfs = fs::canonicalize(&rootfs)
             .map_err(|error| format!("invalid rootfs: stat {}: {}", rootfs.display(), plain(&error)))?;
@@ -37,6 +37,25 @@ impl Bundle {
         }
         Ok(Bundle { path, rootfs, config, spec, warnings })
     }
+}
+
+/// An error quotes what others wrote, with line ends and all: what is told is one line.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+/// JSON as what it is meant to be; the error names the field (below `prefix`) and what is wrong with it.
+pub fn typed<T: serde::de::DeserializeOwned>(json: &Value, prefix: &str) -> Result<T, String> {
+    serde_path_to_error::deserialize(json).map_err(|error| {
+        let path = error.path().to_string();
+        let dot = if prefix.is_empty() || path == "." { "" } else { "." };
+        let path = if path == "." { "" } else { path.as_str() };
+        format!("{prefix}{dot}{path}: {}", error.inner())
+    })
 }
 
 /// A PID namespace of its own: with its first process all others die.

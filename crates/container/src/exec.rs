@@ -6,6 +6,7 @@ use crate::request::{ExecRequest, PidMode, Stdio, UserRequest};
 use crate::seccomp::listener::{self, About, Listener};
 use crate::state::{Container, SavedUser, Settings};
 use killick_sys::cgroup::Attach;
+use killick_sys::error::Context;
 use killick_sys::facts::Facts;
 use killick_sys::launch::{Launch, LaunchError, PidNamespace, Plan, Progress, Step, launch};
 use killick_sys::ns::{self, NamespaceKind};
@@ -13,6 +14,7 @@ use killick_sys::pidfd::PidFd;
 use nix::errno::Errno;
 use oci_spec::runtime::Process;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
 /// A process being added. Watch `channel` and ask `progress` until it is Running or Failed; then `into_process`.
@@ -84,6 +86,9 @@ pub fn exec_process(facts: &Facts, container: &Container, request: ProcessReques
         env: deduplicate(described.env.iter().cloned().chain(env))?,
         born_outside: first.born_outside,
         pid_namespace: first.pid_namespace,
+        user_namespace: first.user_namespace.clone(),
+        time_namespace: first.time_namespace,
+        chroot: first.chroot,
         attributes: first.attributes.clone(),
         rdt: first.rdt.clone(),
         listener: first.listener.clone(),
@@ -118,12 +123,30 @@ fn start(
     join_rdt(&mut plan, settings.rdt.as_ref())?;
     settings.labels.prepare(&mut plan);
     let stdio = plan_stdio(&mut plan, stdio);
+    if let Some(maps) = &settings.user_namespace {
+        let fds = match &stdio {
+            PlannedStdio::Streams(fds) => Some(*fds),
+            PlannedStdio::Terminal { .. } => None,
+        };
+        crate::namespaces::plan_before_user(&mut plan, maps, &settings, fds);
+        plan.push(Step::LeaveGroups);
+    }
     plan.push(Step::NewSession);
-    let kinds =
-        [NamespaceKind::Ipc, NamespaceKind::Uts, NamespaceKind::Network, NamespaceKind::Cgroup, NamespaceKind::Mount];
-    let kinds = if facts.cgroup_namespace { &kinds[..] } else { &[kinds[0], kinds[1], kinds[2], kinds[4]] };
     let process = container.process();
-    plan_join_process(&mut plan, facts, "container", process, kinds)?;
+    let has = |kind: &NamespaceKind| match kind {
+        NamespaceKind::User => settings.user_namespace.is_some(),
+        NamespaceKind::Time => settings.time_namespace,
+        NamespaceKind::Cgroup => facts.cgroup_namespace,
+        NamespaceKind::Pid => false,
+        NamespaceKind::Ipc | NamespaceKind::Uts | NamespaceKind::Network | NamespaceKind::Mount => true,
+    };
+    let kinds: Vec<NamespaceKind> = NamespaceKind::ALL.into_iter().filter(has).collect();
+    let root = settings.chroot.then(|| root_of(process)).transpose()?;
+    // With the host's rights, which end in a user namespace.
+    let joins_late = settings.user_namespace.is_none();
+    if joins_late {
+        plan_join_process(&mut plan, facts, "container", process, &kinds)?;
+    }
     let opened;
     let pid = match (settings.pid_namespace, process.as_fd().filter(|_| facts.setns_by_pidfd)) {
         (false, _) => PidNamespace::Inherit,
@@ -138,6 +161,14 @@ fn start(
             PidNamespace::Inside(opened.as_fd())
         }
     };
+    if !joins_late {
+        plan_join_process(&mut plan, facts, "container", process, &kinds)?;
+        plan.push(Step::BecomeRoot);
+    }
+    if let Some(root) = root {
+        let root = plan.fd("container root", root);
+        plan.push(Step::ChrootTo(root));
+    }
     if let PlannedStdio::Terminal { rows, columns } = stdio {
         plan.push(Step::Terminal { console: false, rows, columns });
     }
@@ -147,6 +178,15 @@ fn start(
     change(&mut plan);
     let about = About::Exec { first: process.pid() };
     Ok(Exec { launch: launch(plan, pid, born_in)?, listener: settings.listener, about })
+}
+
+/// What the first process sees as `/`: its mount namespace is not its own.
+fn root_of(process: &PidFd) -> Result<OwnedFd, LaunchError> {
+    let path = format!("/proc/{}/root", process.pid());
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
+    let opened = opened.map(OwnedFd::from).call(|| format!("open({path}, O_PATH)"))?;
+    // Opened by number: it was the right one only if the process is still there.
+    if process.is_running() { Ok(opened) } else { Err(LaunchError::NotRunning) }
 }
 
 fn pid_namespace(process: &PidFd) -> Result<OwnedFd, LaunchError> {

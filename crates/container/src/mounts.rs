@@ -1,10 +1,13 @@
 //! The mounts of an OCI configuration as steps, for kernels with detached mounts and for those without.
 
 use crate::devices::DEFAULT_NODES;
+use crate::namespaces::Namespaces;
 use crate::options::{self, Options};
 use killick_sys::launch::{
     Device, DeviceKind, Fd, LaunchError, Mount, MountPoint, MountSource, Plan, Propagation, Step, Tree,
 };
+use killick_sys::mount::flags_of_attributes;
+use killick_sys::ns::NamespaceKind;
 use killick_sys::path::clean;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount as OciMount, Spec};
 use std::collections::VecDeque;
@@ -63,6 +66,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) sources: Vec<(PathBuf, OwnedFd)>,
     pub(crate) steps: MountSteps,
     pub(crate) next_tree: u16,
+    /// The container's user namespace.
+    pub(crate) user: Option<OwnedFd>,
 }
 
 impl Planner<'_> {
@@ -79,12 +84,16 @@ impl Planner<'_> {
         let options = options::parse(mount.options().as_deref().unwrap_or_default());
         let fstype = mount.typ().as_deref().unwrap_or("bind");
         let source = mount.source().clone();
+        if options.remount {
+            return self.remount(destination, &options);
+        }
         if options.bind || fstype == "bind" || fstype == "none" {
             let path = source.ok_or_else(|| unsupported(&destination, "a bind mount without a source"))?;
             if destination != Path::new("/proc") || !is_procfs(&path) {
                 guard_proc(&destination)?;
             }
-            return self.bind(destination, path, &options);
+            let idmap = self.idmap(mount, &options)?;
+            return self.bind(destination, path, &options, idmap);
         }
         // The words are for people: where a link of the image leads is looked at when it is mounted.
         if fstype != "proc" || destination != Path::new("/proc") {
@@ -98,7 +107,7 @@ impl Planner<'_> {
                     match self.api {
                         Api::Detached => self.in_sight(destination, path, &options, MountPoint::OrdinaryDirectory),
                         Api::Classic => {
-                            self.bind_known(destination, path, None, &options, MountPoint::OrdinaryDirectory);
+                            self.bind_known(destination, path, None, &options, MountPoint::OrdinaryDirectory, None);
                             Ok(())
                         }
                     }
@@ -119,7 +128,7 @@ impl Planner<'_> {
                 let path = self.shared.shm.clone().unwrap_or_default();
                 match self.api {
                     Api::Detached => self.in_sight(destination, path, &options, MountPoint::Directory),
-                    Api::Classic => self.bind(destination, path, &options),
+                    Api::Classic => self.bind(destination, path, &options, None),
                 }
             }
             _ => {
@@ -127,6 +136,28 @@ impl Planner<'_> {
                 self.filesystem(destination, fstype, &source, &options, MountPoint::Directory)
             }
         }
+    }
+
+    fn remount(&mut self, destination: PathBuf, options: &Options) -> Result<(), LaunchError> {
+        if destination.starts_with("/proc") && destination != Path::new("/proc") {
+            guard_proc(&destination)?;
+        }
+        // What is still written to comes last.
+        if destination == Path::new("/dev") && options.set & libc::MS_RDONLY != 0 {
+            self.steps.finish.push(Step::RemountReadonly(destination));
+            return Ok(());
+        }
+        self.steps.mounts.push(Step::Mount(Mount {
+            destination,
+            source: MountSource::Remount { data: options.data.clone(), bind: options.bind },
+            point: MountPoint::Mounted,
+            set: options.set,
+            clear: options.clear,
+            propagation: None,
+            recursive_set: 0,
+            recursive_clear: 0,
+        }));
+        Ok(())
     }
 
     fn filesystem(
@@ -137,7 +168,9 @@ impl Planner<'_> {
         options: &Options,
         point: MountPoint,
     ) -> Result<(), LaunchError> {
-        let mut set = options.set;
+        // There is nothing below a new one: recursive options are about it alone, and come after the others.
+        let cleared = flags_of_attributes(options.recursive_clear);
+        let mut set = options.set & !cleared | flags_of_attributes(options.recursive_set);
         // Files are still made in it: read-only comes at the end.
         if set & libc::MS_RDONLY != 0 && (fstype == "tmpfs" || destination == Path::new("/dev")) {
             set &= !libc::MS_RDONLY;
@@ -154,8 +187,8 @@ impl Planner<'_> {
             set,
             clear: 0,
             propagation: options.propagation,
-            recursive_set: options.recursive_set,
-            recursive_clear: options.recursive_clear,
+            recursive_set: 0,
+            recursive_clear: 0,
         }));
         Ok(())
     }
@@ -202,7 +235,76 @@ impl Planner<'_> {
         }));
     }
 
-    fn bind(&mut self, destination: PathBuf, path: PathBuf, options: &Options) -> Result<(), LaunchError> {
+    /// The user namespace whose maps a bind mount shows its owners by (oci.md §1.3.5).
+    fn idmap(&mut self, mount: &OciMount, options: &Options) -> Result<Option<Idmap>, LaunchError> {
+        let maps = crate::id_maps::maps(mount.uid_mappings().as_ref(), mount.gid_mappings().as_ref());
+        if options.idmap.is_none() && maps.uid.is_empty() {
+            return Ok(None);
+        }
+        if self.api == Api::Classic {
+            return Err(unsupported(mount.destination(), "id-mapped mounts need Linux 5.12"));
+        }
+        let namespace = match &self.user {
+            Some(user) if maps.uid.is_empty() => crate::process::clone_fd(user)?,
+            None if maps.uid.is_empty() => {
+                return Err(unsupported(mount.destination(), "idmap without mappings, and no user namespace"));
+            }
+            _ => killick_sys::userns::create(&maps).map_err(|error| LaunchError::Step {
+                doing: format!("map the ids of mount {}", mount.destination().display()),
+                error,
+            })?,
+        };
+        let userns = self.plan.fd(format!("ids of {}", mount.destination().display()), namespace);
+        Ok(Some(Idmap { userns, recursive: options.idmap.unwrap_or(false) }))
+    }
+
+    /// What is shown instead where a user namespace refuses to make it: the host's nodes, and the host's own instance
+    /// of what belongs to a namespace that the container shares with it.
+    pub(crate) fn spares(&mut self, spec: &Spec, namespaces: &Namespaces) {
+        self.node_spares(spec);
+        if self.user.is_none() {
+            return;
+        }
+        let shares = |kind| !namespaces.is_new(kind) && !namespaces.is_joined(kind);
+        for mount in spec.mounts().iter().flatten() {
+            let path = match mount.typ().as_deref() {
+                Some("sysfs") if !namespaces.is_new(NamespaceKind::Network) => Path::new("/sys"),
+                Some("proc") if shares(NamespaceKind::Pid) => Path::new("/proc"),
+                Some("mqueue") if shares(NamespaceKind::Ipc) => Path::new("/dev/mqueue"),
+                _ => continue,
+            };
+            let flags = options::parse(mount.options().as_deref().unwrap_or_default()).set;
+            self.spare(clean(mount.destination()), path.to_owned(), flags);
+        }
+    }
+
+    /// The host's device nodes, where nobody may make any.
+    pub(crate) fn node_spares(&mut self, spec: &Spec) {
+        if self.user.is_none() && may_make_nodes() {
+            return;
+        }
+        for step in device_steps(spec).unwrap_or_default() {
+            if let Step::Device(device) = step
+                && device.kind != DeviceKind::Fifo
+            {
+                self.spare(device.path.clone(), device.path, libc::MS_NOSUID | libc::MS_NOEXEC);
+            }
+        }
+    }
+
+    fn spare(&mut self, at: PathBuf, path: PathBuf, flags: u64) {
+        if self.api == Api::Detached {
+            self.steps.outside.push(Step::Spare { at, path, flags });
+        }
+    }
+
+    fn bind(
+        &mut self,
+        destination: PathBuf,
+        path: PathBuf,
+        options: &Options,
+        idmap: Option<Idmap>,
+    ) -> Result<(), LaunchError> {
         let prepared = self.sources.iter().position(|(at, _)| clean(at) == destination);
         let (fd, is_dir) = match prepared {
             Some(index) => {
@@ -211,15 +313,29 @@ impl Planner<'_> {
                 (Some(self.plan.fd(format!("source of {}", destination.display()), fd)), is_dir)
             }
             None => {
-                let metadata = std::fs::metadata(&path).map_err(|error| {
-                    let error = killick_sys::error::Error::from_io(format!("stat({})", path.display()), &error);
+                let failed = |call: &str, error: &std::io::Error| {
+                    let error = killick_sys::error::Error::from_io(format!("{call}({})", path.display()), error);
                     LaunchError::Step { doing: format!("mount {}", destination.display()), error }
-                })?;
-                (None, metadata.is_dir())
+                };
+                let not_followed = options.copy_symlink || options.source_not_followed;
+                let metadata = if not_followed { std::fs::symlink_metadata(&path) } else { std::fs::metadata(&path) };
+                let metadata = metadata.map_err(|error| failed("stat", &error))?;
+                if metadata.is_symlink() && options.copy_symlink {
+                    let target = std::fs::read_link(&path).map_err(|error| failed("readlink", &error))?;
+                    self.steps.mounts.push(Step::Symlink { path: destination, target, replace: false });
+                    return Ok(());
+                }
+                let fd = metadata.is_symlink().then(|| open_link(&path).map_err(|error| failed("open", &error)));
+                let fd = fd.transpose()?;
+                (fd.map(|fd| self.plan.fd(format!("source of {}", destination.display()), fd)), metadata.is_dir())
             }
         };
-        let point = if is_dir { MountPoint::Directory } else { MountPoint::File };
-        self.bind_known(destination, path, fd, options, point);
+        let point = match (options.destination_not_followed, is_dir) {
+            (true, directory) => MountPoint::NotFollowed { directory },
+            (false, true) => MountPoint::Directory,
+            (false, false) => MountPoint::File,
+        };
+        self.bind_known(destination, path, fd, options, point, idmap);
         Ok(())
     }
 
@@ -230,6 +346,7 @@ impl Planner<'_> {
         fd: Option<Fd>,
         options: &Options,
         point: MountPoint,
+        idmap: Option<Idmap>,
     ) {
         let propagation = options.propagation.unwrap_or(Propagation::Private);
         match self.api {
@@ -246,6 +363,9 @@ impl Planner<'_> {
                     recursive_set: options.recursive_set,
                     recursive_clear: options.recursive_clear,
                 });
+                if let Some(Idmap { userns, recursive }) = idmap {
+                    self.steps.outside.push(Step::IdmapTree { tree, userns, recursive });
+                }
                 self.attach(destination, tree, point);
             }
             Api::Classic => self.steps.mounts.push(Step::Mount(Mount {
@@ -268,16 +388,20 @@ impl Planner<'_> {
         if is_v2 {
             if self.cgroup_namespace {
                 let own = Options { data: String::new(), ..options.clone() };
+                if self.user.is_some() {
+                    let (_, dir) = self.cgroups[0].clone();
+                    self.spare(destination.clone(), dir, options.set);
+                }
                 return self.filesystem(destination, "cgroup2", "cgroup", &own, MountPoint::Directory);
             }
             let (_, dir) = self.cgroups[0].clone();
-            self.bind_known(destination, dir, None, &bind, MountPoint::Directory);
+            self.bind_known(destination, dir, None, &bind, MountPoint::Directory, None);
             return Ok(());
         }
         let top = Options { data: "mode=755".into(), ..options.clone() };
         self.filesystem(destination.clone(), "tmpfs", "cgroup", &top, MountPoint::Directory)?;
         for (name, dir) in self.cgroups.clone() {
-            self.bind_known(destination.join(&name), dir, None, &bind, MountPoint::Directory);
+            self.bind_known(destination.join(&name), dir, None, &bind, MountPoint::Directory, None);
             for part in name.split(',').filter(|part| *part != name) {
                 let (path, target) = (destination.join(part), PathBuf::from(&name));
                 self.steps.mounts.push(Step::Symlink { path, target, replace: false });
@@ -285,6 +409,27 @@ impl Planner<'_> {
         }
         Ok(())
     }
+}
+
+/// How a bind mount shows its owners.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Idmap {
+    userns: Fd,
+    recursive: bool,
+}
+
+/// Without CAP_MKNOD, or in a user namespace ourselves, mknod is refused.
+fn may_make_nodes() -> bool {
+    killick_sys::caps::current().is_ok_and(|sets| sets.effective.has("CAP_MKNOD"))
+        && std::fs::read_to_string("/proc/self/uid_map")
+            .map_or(true, |map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+}
+
+/// The link itself.
+fn open_link(path: &Path) -> std::io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    Ok(std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?.into())
 }
 
 fn is_directory(fd: &OwnedFd) -> bool {
@@ -317,7 +462,8 @@ fn guard_proc(destination: &Path) -> Result<(), LaunchError> {
 pub(crate) fn device_steps(spec: &Spec) -> Result<Vec<Step>, LaunchError> {
     let is_bound = spec.mounts().iter().flatten().any(|mount| {
         clean(mount.destination()) == Path::new("/dev")
-            && options::parse(mount.options().as_deref().unwrap_or_default()).bind
+            && (mount.typ().as_deref() == Some("bind")
+                || options::parse(mount.options().as_deref().unwrap_or_default()).bind)
     });
     if is_bound {
         return Ok(Vec::new());

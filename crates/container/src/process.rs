@@ -28,8 +28,15 @@ pub(crate) fn begin(
 #[derive(Debug, Default)]
 pub(crate) struct Begun {
     pub(crate) born_in: Option<Fd>,
-    /// The first gate: systemd must have put the process into its scope before it goes on.
-    pub(crate) placing: Option<OwnedFd>,
+    pub(crate) placing: Placing,
+}
+
+/// The first gate: systemd must have put the process into its scope before it goes on. Kept open to the end of the
+/// birth: closed with the child's own word unread it would take ours with it (ECONNRESET).
+#[derive(Debug, Default)]
+pub(crate) struct Placing {
+    gate: Option<OwnedFd>,
+    is_open: bool,
 }
 
 /// As `begin`, for the first process of a cgroup, which may be a scope that systemd has yet to make.
@@ -38,24 +45,34 @@ pub(crate) fn begin_first(
     cgroup: Option<&Cgroup>,
     oom_score_adj: Option<i32>,
 ) -> Result<Begun, LaunchError> {
-    let Some(cgroup) = cgroup.filter(|cgroup| cgroup.awaits_process()) else {
+    if cgroup.is_none_or(|cgroup| !cgroup.awaits_process()) {
         let attach = cgroup.map(Cgroup::attach).transpose().map_err(crate::birth::cgroup_error)?;
-        return Ok(Begun { born_in: begin(plan, attach.as_ref(), oom_score_adj)?, placing: None });
-    };
+        return Ok(Begun { born_in: begin(plan, attach.as_ref(), oom_score_adj)?, placing: Placing::default() });
+    }
     plan.extend([Step::CloseOtherFds, Step::ResetSignals, Step::Undumpable]);
     let (ours, theirs) = killick_sys::fd::seqpacket_pair()?;
     let theirs = plan.fd("first gate", theirs);
     plan.push(Step::Rendezvous(theirs));
-    let attach = cgroup.attach_beside_unit().map_err(crate::birth::cgroup_error)?;
-    Ok(Begun { born_in: enter(plan, Some(&attach), oom_score_adj)?, placing: Some(ours) })
+    Ok(Begun { born_in: enter(plan, None, oom_score_adj)?, placing: Placing { gate: Some(ours), is_open: false } })
 }
 
-/// The parent's word that systemd has the process. A child that has died says why elsewhere.
-pub(crate) fn let_in(placing: &mut Option<OwnedFd>) -> Result<(), LaunchError> {
-    let Some(gate) = placing.take() else { return Ok(()) };
-    match killick_sys::fd::send_message(gate.as_fd(), killick_sys::launch::GO, &[]) {
-        Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-        sent => sent.map(drop).map_err(LaunchError::from),
+impl Placing {
+    /// Somebody waits.
+    pub(crate) fn awaits(&self) -> bool {
+        self.gate.is_some() && !self.is_open
+    }
+
+    /// The parent's word that systemd has the process. A child that has died says why elsewhere.
+    pub(crate) fn let_in(&mut self) -> Result<(), LaunchError> {
+        let Some(gate) = self.gate.as_ref().filter(|_| !self.is_open) else { return Ok(()) };
+        match killick_sys::fd::send_message(gate.as_fd(), killick_sys::launch::GO, &[]) {
+            Err(error) if matches!(error.errno(), Errno::EPIPE | Errno::ECONNRESET) => {}
+            sent => {
+                sent?;
+            }
+        }
+        self.is_open = true;
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The sandbox: pause, whose namespaces the pod's containers join. A sandbox is a pidfd.
 
 use crate::cgroup::Cgroup;
-use crate::process::{Begun, PlannedStdio, begin_first, let_in, plan_stdio};
+use crate::process::{Begun, Placing, PlannedStdio, begin_first, plan_stdio};
 use crate::request::Stdio;
 use killick_sys::caps::{CapSet, CapSets};
 use killick_sys::error::Error;
@@ -58,7 +58,7 @@ pub struct SandboxRequest<'a> {
 pub struct SandboxBirth {
     launch: Launch,
     settings: Settings,
-    placing: Option<OwnedFd>,
+    placing: Placing,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,12 +108,12 @@ pub fn create_with(
 impl SandboxBirth {
     /// As `Created::unplaced`.
     pub fn unplaced(&self) -> Option<i32> {
-        self.placing.as_ref().and_then(|_| self.launch.child()).map(PidFd::pid)
+        self.launch.child().filter(|_| self.placing.awaits()).map(PidFd::pid)
     }
 
     /// As `Created::placed`.
     pub fn placed(&mut self) -> Result<(), LaunchError> {
-        let_in(&mut self.placing)
+        self.placing.let_in()
     }
 
     /// Readable when `progress` has something new.

@@ -30,6 +30,14 @@ pub(crate) struct Settings {
     pub(crate) born_outside: bool,
     /// Of its own, or shared with a sandbox; false for the host's.
     pub(crate) pid_namespace: bool,
+    /// The maps of its user namespace.
+    #[serde(default)]
+    pub(crate) user_namespace: Option<killick_sys::userns::Maps>,
+    #[serde(default)]
+    pub(crate) time_namespace: bool,
+    /// Its mount namespace is not its own: the root is known by its first process.
+    #[serde(default)]
+    pub(crate) chroot: bool,
     /// Of every process of the container.
     #[serde(default)]
     pub(crate) attributes: Attributes,

@@ -1,6 +1,7 @@
 //! What of a config.json is honoured: everything else is refused by name before anything is made, never ignored.
 //! docs/oci-support.md is this file for people; a test compares them.
 
+use crate::id_maps;
 use killick_sys::lsm::{has_apparmor, has_selinux};
 use serde_json::{Map, Value};
 
@@ -16,33 +17,7 @@ const fn refused(field: &'static str, why: &'static str) -> Refused {
     Refused { field, why }
 }
 
-pub const REFUSED: &[Refused] = &[
-    refused("linux.uidMappings", "user namespaces are not supported yet"),
-    refused("linux.gidMappings", "user namespaces are not supported yet"),
-    refused("linux.timeOffsets", "time namespaces are not supported yet"),
-    refused("linux.personality.flags", "no flag is known"),
-    refused("mounts[].uidMappings", "id-mapped mounts are not supported yet"),
-    refused("mounts[].gidMappings", "id-mapped mounts are not supported yet"),
-];
-
-/// Mount options that are refused; an option that nobody knows is the file system's own.
-pub const REFUSED_OPTIONS: &[&str] = &[
-    "idmap",
-    "ridmap",
-    "unbindable",
-    "runbindable",
-    "remount",
-    "copy-symlink",
-    "src-nofollow",
-    "dest-nofollow",
-    "rsync",
-    "rasync",
-    "rdirsync",
-    "rmand",
-    "rnomand",
-    "rnorelatime",
-    "rnostrictatime",
-];
+pub const REFUSED: &[Refused] = &[refused("linux.personality.flags", "no flag is known")];
 
 const NAMESPACES: [&str; 8] = ["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"];
 const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -66,6 +41,11 @@ pub fn check(config: &mut Value) -> Result<Vec<String>, String> {
     }
     remove_nulls(config);
     let mut warnings = Vec::new();
+    // Other platforms' business, whatever stands there.
+    if let Some(object) = config.as_object_mut() {
+        object.retain(|name, _| !["windows", "solaris", "vm", "zos", "freebsd"].contains(&name.as_str()));
+    }
+    crate::shape::check(config)?;
     version(config)?;
     if config.get("root").is_none() {
         return Err("root must be specified".into());
@@ -85,11 +65,16 @@ pub fn check(config: &mut Value) -> Result<Vec<String>, String> {
     label(config, "/linux/mountLabel", "linux.mountLabel", &mut warnings);
     let namespaces = namespaces(config)?;
     names(config, &namespaces)?;
-    mounts(config)?;
+    let listed = |kind: &str| namespaces.iter().find(|(name, _)| name == kind).map(|(_, path)| path.as_deref());
+    id_maps::check_user(config, listed("user"))?;
+    id_maps::check_time(config, listed("time"))?;
+    without_mount_namespace(config, listed("mount"))?;
+    mounts(config, listed("user").is_some())?;
     sysctls(config, &namespaces)?;
     hooks(config)?;
     seccomp(config)?;
     crate::net_devices::check(config, namespaces.iter().any(|(name, _)| name == "network"))?;
+    warnings.extend(crate::options::warnings(config));
     if config.pointer("/linux/intelRdt").is_some() && crate::rdt::mounted().is_none() {
         return Err("linux.intelRdt: this host has no resctrl file system".into());
     }
@@ -100,6 +85,7 @@ pub fn check(config: &mut Value) -> Result<Vec<String>, String> {
 pub fn check_process(process: &mut Value) -> Result<Vec<String>, String> {
     remove_nulls(process);
     let mut warnings = Vec::new();
+    crate::shape::check_process(process)?;
     let Some(object) = process.as_object_mut() else { return Err("process must be an object".into()) };
     for refused in REFUSED {
         if let Some(field) = refused.field.strip_prefix("process.")
@@ -206,11 +192,6 @@ fn namespaces(config: &Value) -> Result<Namespaces, String> {
             return Err(format!("malformed spec file: duplicated ns {name:?}"));
         }
         match (name, path) {
-            ("user", _) => return Err("linux.namespaces: user namespaces are not supported yet".into()),
-            ("time", _) => return Err("linux.namespaces: time namespaces are not supported yet".into()),
-            ("mount", Some(path)) => {
-                return Err(format!("linux.namespaces: joining a mount namespace ({path}) is not supported yet"));
-            }
             (_, Some(path)) if !path.starts_with('/') => {
                 return Err(format!("namespace path {path:?} is not an absolute path"));
             }
@@ -218,10 +199,33 @@ fn namespaces(config: &Value) -> Result<Namespaces, String> {
         }
         found.push((name.to_owned(), path.map(str::to_owned)));
     }
-    if !found.iter().any(|(name, _)| name == "mount") {
-        return Err("linux.namespaces: a container without a mount namespace of its own is not supported yet".into());
-    }
     Ok(found)
+}
+
+/// In the caller's own mount namespace nothing can be mounted: it would stay on the host.
+fn without_mount_namespace(config: &Value, mount: Option<Option<&str>>) -> Result<(), String> {
+    let is_own = match mount {
+        None => true,
+        Some(None) => false,
+        Some(Some(path)) => is_own_namespace(path, killick_sys::ns::NamespaceKind::Mount),
+    };
+    if !is_own {
+        return Ok(());
+    }
+    for field in ["linux.maskedPaths", "linux.readonlyPaths"] {
+        if has(config, &field.split('.').collect::<Vec<_>>()) {
+            return Err(format!("{field}: unable to restrict sys entries without a private MNT namespace"));
+        }
+    }
+    for field in ["mounts", "linux.rootfsPropagation"] {
+        if has(config, &field.split('.').collect::<Vec<_>>()) {
+            return Err(format!("{field}: unable to mount without a private MNT namespace: it would stay on the host"));
+        }
+    }
+    if config.pointer("/root/readonly") == Some(&Value::Bool(true)) {
+        return Err("root.readonly: unable to remount the root without a private MNT namespace".into());
+    }
+    Ok(())
 }
 
 fn names(config: &Value, namespaces: &Namespaces) -> Result<(), String> {
@@ -234,18 +238,19 @@ fn names(config: &Value, namespaces: &Namespaces) -> Result<(), String> {
     Ok(())
 }
 
-fn mounts(config: &Value) -> Result<(), String> {
+fn mounts(config: &Value, has_user_namespace: bool) -> Result<(), String> {
     for mount in config.get("mounts").and_then(Value::as_array).into_iter().flatten() {
         let destination = mount.get("destination").and_then(Value::as_str).unwrap_or_default();
         if destination.is_empty() {
             return Err("mounts: a mount without a destination".into());
         }
+        id_maps::check_mount(mount, has_user_namespace)?;
         for option in mount.get("options").and_then(Value::as_array).into_iter().flatten() {
             let option = option.as_str().unwrap_or_default();
             let name = option.split('=').next().unwrap_or_default();
             let is_tmpfs = mount.get("type").and_then(Value::as_str) == Some("tmpfs");
-            if REFUSED_OPTIONS.contains(&name) || (name == "tmpcopyup" && !is_tmpfs) {
-                return Err(format!("mount {destination}: option {option:?} is not supported yet"));
+            if name == "tmpcopyup" && !is_tmpfs {
+                return Err(format!("mount {destination}: option {option:?} is of tmpfs only"));
             }
         }
     }
@@ -260,7 +265,7 @@ fn sysctls(config: &Value, namespaces: &Namespaces) -> Result<(), String> {
             own("ipc").is_some()
         } else if name.starts_with("net.") {
             match own("network") {
-                Some((_, Some(path))) => !is_own_network(path),
+                Some((_, Some(path))) => !is_own_namespace(path, killick_sys::ns::NamespaceKind::Network),
                 Some((_, None)) => true,
                 None => false,
             }
@@ -315,11 +320,9 @@ fn dotted(key: &str) -> String {
     }
 }
 
-fn is_own_network(path: &str) -> bool {
+fn is_own_namespace(path: &str, kind: killick_sys::ns::NamespaceKind) -> bool {
     use std::os::fd::AsFd;
-    std::fs::File::open(path).is_ok_and(|file| {
-        crate::bundle::is_own_namespace(file.as_fd(), killick_sys::ns::NamespaceKind::Network).unwrap_or(true)
-    })
+    std::fs::File::open(path).is_ok_and(|file| crate::bundle::is_own_namespace(file.as_fd(), kind).unwrap_or(true))
 }
 
 fn hooks(config: &Value) -> Result<(), String> {
@@ -383,14 +386,6 @@ mod tests {
             (json!({"process": {"cwd": ""}}), "Cwd property must not be empty"),
             (json!({"process": {"cwd": "a"}}), "Cwd must be an absolute path: \"a\""),
             (
-                json!({"linux": {"uidMappings": [{"containerID": 0}]}}),
-                "linux.uidMappings: user namespaces are not supported yet",
-            ),
-            (
-                json!({"linux": {"namespaces": [{"type": "mount"}, {"type": "user"}]}}),
-                "linux.namespaces: user namespaces are not supported yet",
-            ),
-            (
                 json!({"linux": {"namespaces": [{"type": "mount"}, {"type": "mount"}]}}),
                 "malformed spec file: duplicated ns \"mount\"",
             ),
@@ -403,17 +398,26 @@ mod tests {
                 "namespace path \"proc/1\" is not an absolute path",
             ),
             (
-                json!({"linux": {"namespaces": []}}),
-                "linux.namespaces: a container without a mount namespace of its own is not supported yet",
+                json!({"linux": {"namespaces": [], "maskedPaths": ["/proc/kcore"]}}),
+                "linux.maskedPaths: unable to restrict sys entries without a private MNT namespace",
+            ),
+            (
+                json!({"linux": {"namespaces": []}, "mounts": [{"destination": "/t"}]}),
+                "mounts: unable to mount without a private MNT namespace: it would stay on the host",
+            ),
+            (
+                json!({"linux": {"namespaces": [{"type": "mount", "path": "/proc/self/ns/mnt"}]}, "root": {"readonly": true}}),
+                "root.readonly: unable to remount the root without a private MNT namespace",
             ),
             (json!({"hostname": "h", "linux": {"namespaces": [{"type": "mount"}]}}), long),
             (
                 json!({"mounts": [{"destination": "/t", "type": "tmpfs", "options": ["idmap"]}]}),
-                "mount /t: option \"idmap\" is not supported yet",
+                "mount /t: id-mapped mounts are only supported for bind mounts",
             ),
             (
-                json!({"mounts": [{"destination": "/t", "uidMappings": [{}]}]}),
-                "mounts[].uidMappings: id-mapped mounts are not supported yet",
+                json!({"mounts": [{"destination": "/t", "type": "bind", "options": ["ridmap"]}]}),
+                "mount /t: option \"idmap\" without uidMappings and gidMappings takes those of the container's user \
+                 namespace, and it has none",
             ),
             (
                 json!({"linux": {"sysctl": {"kernel.pid_max": "1"}}}),

@@ -10,7 +10,8 @@ use killick_sys::cgroup::Layout;
 use killick_sys::facts::Facts;
 use killick_sys::pidfd::Exit;
 use serde_json::json;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 fn both_ways(test: impl Fn(Host)) {
@@ -89,6 +90,38 @@ fn a_prepared_source_is_what_is_mounted() {
             sources: vec![(Path::new("/data").into(), source)],
         };
         assert_eq!(run_created(create(&host.facts, request).unwrap(), output).unwrap().0, "sub\n");
+        end_sandbox(sandbox);
+    });
+}
+
+#[test]
+fn a_source_may_be_a_descriptor_of_its_maker() {
+    both_ways(|host| {
+        let dir = host.fresh("volume");
+        std::fs::write(dir.join("file"), "through a descriptor\n").unwrap();
+        let (volume, file) = (File::open(&dir).unwrap(), File::open(dir.join("file")).unwrap());
+        let source = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+        let spec = spec(json!({
+            "process": {"args": ["cat", "/data/file", "/file"]},
+            "mounts": with_mounts(json!([
+                {"destination": "/data", "type": "bind", "source": source(&volume), "options": ["rbind", "rprivate", "ro"]},
+                {"destination": "/file", "type": "bind", "source": source(&file), "options": ["rbind", "rprivate", "rw"]}])),
+        }));
+        let sandbox = host.sandbox();
+        let (stdio, output) = pipes();
+        let request = CreateRequest {
+            id: "described".into(),
+            spec: &spec,
+            rootfs: host.rootfs(),
+            join: Join::sandbox(&sandbox, PidMode::Sandbox, Ptrace::Impossible),
+            cgroup: None,
+            seccomp: None,
+            stdio,
+            user: UserRequest::Ids,
+            sources: vec![("/data".into(), volume.into()), ("/file".into(), file.into())],
+        };
+        let (text, _) = run_created(create(&host.facts, request).unwrap(), output).unwrap();
+        assert_eq!(text, "through a descriptor\nthrough a descriptor\n");
         end_sandbox(sandbox);
     });
 }

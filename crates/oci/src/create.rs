@@ -9,7 +9,7 @@ use crate::state::{New, State, check_id};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
 use killick_container::bundle::{self as birth, BundleBirth, BundleRequest};
-use killick_container::cgroup::{Cgroup, UnitStart};
+use killick_container::cgroup::{Cgroup, Newborn, UnitStart};
 use killick_container::config::{Bundle, has_own_pid_namespace};
 use killick_container::hooks::{self, Kind};
 use killick_container::seccomp::cache::compile_cached;
@@ -184,10 +184,11 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let at_gate = born.at_gate(|pid| runtime_hooks(&spec, &hook_state, &bundle, pid));
     born.warnings().iter().for_each(|warning| context.log.warn(warning));
     if let Err(error) = at_gate {
+        let why = state.cgroup.explain(&error, None, Newborn::First);
         drop(born);
         drop(undo);
         lifecycle::poststop(context, &state);
-        return Err(start(error.to_string()));
+        return Err(start(why));
     }
     // Where it was prepared from outside its PID namespace, another process is the first one now.
     state.record = born.record().ok_or_else(|| start("it has no process".into()))?;

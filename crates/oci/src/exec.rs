@@ -5,7 +5,7 @@ use crate::foreground::{Foreground, absolute, window};
 use crate::state::{State, Status};
 use crate::stdio::{self, Passed};
 use crate::{Context, Done, Failure};
-use killick_container::cgroup::Below;
+use killick_container::cgroup::{Below, Newborn};
 use killick_container::config::{self, read_json};
 use killick_container::{ProcessRequest, Progress, Stdio, exec_process};
 use killick_sys::facts::Facts;
@@ -95,11 +95,13 @@ fn exec(context: &Context, parsed: &Parsed, words: &[String]) -> Result<u8, Stri
     let request =
         ProcessRequest { process: &process, stdio: streams, attach: Some(&attach), inherited: numbers, env, keyring };
     let start = |error: killick_container::LaunchError| format!("unable to start container process: {error}");
+    let kills = state.cgroup.oom_kills().ok().flatten();
     let mut born = exec_process(&Facts::detect(), &container, request).map_err(start)?;
     let progress = born.wait(deadline);
     born.warnings().iter().for_each(|warning| context.log.warn(warning));
     if let Progress::Failed(error) = progress {
-        return Err(start(error));
+        let why = state.cgroup.explain(&error, kills, Newborn::Added);
+        return Err(format!("unable to start container process: {why}"));
     }
     let mut terminal = born.take_terminal();
     if let Some(socket) = console
@@ -143,7 +145,7 @@ fn process(context: &Context, parsed: &Parsed, state: &State, args: &[String]) -
     config::complete_process(&mut process, &state.config);
     let warnings = killick_container::support::check_process(&mut process)?;
     warnings.iter().for_each(|warning| context.log.warn(warning));
-    serde_json::from_value(process).map_err(|error| format!("process: {error}"))
+    config::typed(&process, "process")
 }
 
 fn change(process: &mut Value, parsed: &Parsed, args: &[String]) -> Result<(), String> {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bundle, until};
+use common::{Bundle, merge, until};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -291,4 +291,88 @@ fn a_state_is_roots_own_and_a_cgroup_of_others_is_left_alone() {
     bundle.quiet(&["create", "-b", path, "second"]).fails("container's cgroup is not empty");
     bundle.oci(&["delete", "--force", "second"]).ok();
     assert_eq!(bundle.status(), "created");
+}
+
+#[test]
+fn a_small_memory_limit_holds_and_one_that_is_too_small_is_named() {
+    let limited = |bytes: u64| json!({"linux": {"resources": {"memory": {"limit": bytes, "swap": bytes}}}});
+    let bundle = Bundle::new(limited(6 << 20));
+    bundle.create();
+    bundle.start();
+    assert_eq!(bundle.exec(&[&bundle.id, "echo", "in 6 MiB"]).ok(), "in 6 MiB\n");
+    bundle.oci(&["delete", "--force", &bundle.id]).ok();
+    let mut config = bundle.config();
+    config["process"]["args"] = json!(["echo", "run"]);
+    bundle.configure(&config);
+    assert_eq!(bundle.run().ok(), "run\n");
+    merge(&mut config, limited(4096));
+    bundle.configure(&config);
+    for command in ["create", "run"] {
+        let path = bundle.path().to_str().unwrap();
+        let failed = bundle.quiet(&[command, "-b", path, &bundle.id]);
+        assert_eq!(
+            (failed.code, failed.err.trim_end()),
+            (1, format!("killick-oci {command} failed: unable to start container process: container init was OOM-killed (memory limit too low?)").as_str())
+        );
+        bundle.assert_gone();
+    }
+}
+
+#[test]
+fn a_container_with_cgroups_of_its_own_is_managed_all_the_same() {
+    let bundle = Bundle::shell("while :; do echo x >> /tmp/beat; sleep 0.01; done");
+    bundle.create();
+    bundle.start();
+    let (id, pid) = (bundle.id.as_str(), bundle.pid());
+    // As a container with a writable cgroup mount does it: its processes go into a group below, so that (v2) its own can
+    // hand controllers down, and takes no process any more.
+    let dirs = bundle.cgroup_dirs();
+    for dir in &dirs {
+        let below = dir.join("init");
+        fs::create_dir(&below).unwrap();
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if let Ok(value) = fs::read_to_string(dir.join(file)) {
+                let _ = fs::write(below.join(file), value.trim());
+            }
+        }
+        for process in fs::read_to_string(dir.join("cgroup.procs")).unwrap().lines() {
+            // One that has ended since needs no move.
+            let _ = fs::write(below.join("cgroup.procs"), process);
+        }
+        let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+        let all: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
+        if !all.is_empty() {
+            until("controllers are handed down", || {
+                for process in fs::read_to_string(dir.join("cgroup.procs")).unwrap().lines() {
+                    let _ = fs::write(below.join("cgroup.procs"), process);
+                }
+                fs::write(dir.join("cgroup.subtree_control"), all.join(" ")).is_ok()
+            });
+        }
+    }
+    let of_init = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(of_init.contains("/init"), "{of_init}");
+    assert_eq!(bundle.exec(&[id, "echo", "in"]).ok(), "in\n");
+    let beat = bundle.rootfs().join("tmp/beat");
+    let length = || fs::metadata(&beat).map_or(0, |metadata| metadata.len());
+    bundle.oci(&["pause", id]).ok();
+    assert_eq!(bundle.status(), "paused");
+    let before = length();
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    assert_eq!(length(), before);
+    bundle.oci(&["resume", id]).ok();
+    until("it goes on", || length() > before);
+    bundle.oci(&["update", "--memory", "200m", "--pids-limit", "30", id]).ok();
+    let event: Value = serde_json::from_str(&bundle.oci(&["events", "--stats", id]).ok()).unwrap();
+    assert_eq!(
+        (&event["data"]["pids"]["limit"], &event["data"]["memory"]["usage"]["limit"]),
+        (&json!(30), &json!(200 << 20))
+    );
+    assert!(event["data"]["pids"]["current"].as_u64().unwrap() >= 1, "{event}");
+    let pids: Vec<i32> = serde_json::from_str(&bundle.oci(&["ps", "-f", "json", id]).ok()).unwrap();
+    assert!(pids.contains(&pid), "{pids:?}");
+    bundle.oci(&["kill", "--all", id, "KILL"]).ok();
+    bundle.wait_for("stopped");
+    bundle.oci(&["delete", id]).ok();
+    bundle.assert_gone();
 }

@@ -29,4 +29,5 @@ pub mod signal;
 pub mod spawn;
 pub mod tree;
 pub mod tty;
+pub mod userns;
 pub mod xattr;

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 pub const MS_NOSYMFOLLOW: u64 = 256;
+pub const MS_LAZYTIME: u64 = 1 << 25;
 
 pub const MOUNT_ATTR_RDONLY: u64 = 0x1;
 pub const MOUNT_ATTR_NOSUID: u64 = 0x2;
@@ -18,6 +19,7 @@ pub const MOUNT_ATTR_ATIME: u64 = 0x70;
 pub const MOUNT_ATTR_NOATIME: u64 = 0x10;
 pub const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
 pub const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+pub const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 pub const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
 const OPEN_TREE_CLONE: u32 = 1;
@@ -122,7 +124,7 @@ pub fn unmount_detach(target: &Path) -> Result<()> {
 
 /// The kernel's name list, for messages.
 pub fn flag_list(flags: u64) -> String {
-    const NAMES: [(u64, &str); 17] = [
+    const NAMES: [(u64, &str); 18] = [
         (libc::MS_RDONLY, "MS_RDONLY"),
         (libc::MS_NOSUID, "MS_NOSUID"),
         (libc::MS_NODEV, "MS_NODEV"),
@@ -138,6 +140,7 @@ pub fn flag_list(flags: u64) -> String {
         (libc::MS_PRIVATE, "MS_PRIVATE"),
         (libc::MS_SLAVE, "MS_SLAVE"),
         (libc::MS_SHARED, "MS_SHARED"),
+        (libc::MS_UNBINDABLE, "MS_UNBINDABLE"),
         (libc::MS_RELATIME, "MS_RELATIME"),
         (libc::MS_STRICTATIME, "MS_STRICTATIME"),
     ];
@@ -145,19 +148,30 @@ pub fn flag_list(flags: u64) -> String {
     if names.is_empty() { "0".into() } else { names.join("|") }
 }
 
+const ATTRIBUTES: [(u64, u64); 8] = [
+    (libc::MS_RDONLY, MOUNT_ATTR_RDONLY),
+    (libc::MS_NOSUID, MOUNT_ATTR_NOSUID),
+    (libc::MS_NODEV, MOUNT_ATTR_NODEV),
+    (libc::MS_NOEXEC, MOUNT_ATTR_NOEXEC),
+    (libc::MS_NOATIME, MOUNT_ATTR_NOATIME),
+    (libc::MS_STRICTATIME, MOUNT_ATTR_STRICTATIME),
+    (libc::MS_NODIRATIME, MOUNT_ATTR_NODIRATIME),
+    (MS_NOSYMFOLLOW, MOUNT_ATTR_NOSYMFOLLOW),
+];
+
+/// An existing mount's file system, or with `MS_BIND` in `flags` the mount itself, as `mount -o remount` changes it.
+pub fn remount(mounted: BorrowedFd<'_>, flags: u64, data: &str) -> Result<()> {
+    mount_c(None, &at(mounted), "", libc::MS_REMOUNT | flags, data)
+}
+
+/// `MOUNT_ATTR_*` to `MS_*`.
+pub fn flags_of_attributes(attributes: u64) -> u64 {
+    ATTRIBUTES.iter().filter(|(_, a)| attributes & a != 0).fold(0, |flags, (flag, _)| flags | flag)
+}
+
 /// `MS_*` to `MOUNT_ATTR_*`, for what is a property of the mount (not of the file system).
 pub fn attributes(flags: u64) -> u64 {
-    let table = [
-        (libc::MS_RDONLY, MOUNT_ATTR_RDONLY),
-        (libc::MS_NOSUID, MOUNT_ATTR_NOSUID),
-        (libc::MS_NODEV, MOUNT_ATTR_NODEV),
-        (libc::MS_NOEXEC, MOUNT_ATTR_NOEXEC),
-        (libc::MS_NOATIME, MOUNT_ATTR_NOATIME),
-        (libc::MS_STRICTATIME, MOUNT_ATTR_STRICTATIME),
-        (libc::MS_NODIRATIME, MOUNT_ATTR_NODIRATIME),
-        (MS_NOSYMFOLLOW, MOUNT_ATTR_NOSYMFOLLOW),
-    ];
-    table.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |attributes, (_, attribute)| attributes | attribute)
+    ATTRIBUTES.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |attributes, (_, attribute)| attributes | attribute)
 }
 
 /// `MOUNT_ATTR_*` to `MS_*`.
@@ -256,6 +270,13 @@ pub fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, mut attr: MountAttr) 
     .map(drop)
 }
 
+/// The mount shows its files' owners by the maps of that user namespace (5.12). It must be detached and not id-mapped
+/// yet. EINVAL: the file system cannot.
+pub fn set_idmap(fd: BorrowedFd<'_>, userns: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+    let userns_fd = userns.as_raw_fd() as u64;
+    set_attributes(fd, recursive, MountAttr { set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() })
+}
+
 /// A file system being configured (fsopen, fsconfig, fsmount).
 #[derive(Debug)]
 pub struct NewFilesystem {
@@ -301,6 +322,17 @@ impl NewFilesystem {
             }
         }
         Ok(())
+    }
+
+    /// `MS_*` that are the file system's, not the mount's.
+    pub fn set_superblock(&self, flags: u64) -> Result<()> {
+        const NAMES: [(u64, &str); 4] = [
+            (libc::MS_SYNCHRONOUS, "sync"),
+            (libc::MS_DIRSYNC, "dirsync"),
+            (libc::MS_MANDLOCK, "mand"),
+            (MS_LAZYTIME, "lazytime"),
+        ];
+        NAMES.iter().filter(|(flag, _)| flags & flag != 0).try_for_each(|(_, name)| self.set_flag(name))
     }
 
     #[allow(unsafe_code)]

@@ -167,3 +167,16 @@ pub fn with_netns<T>(fd: BorrowedFd<'_>, f: impl FnOnce() -> T) -> Result<T> {
     drop(visit);
     Ok(value)
 }
+
+/// The user namespace that owns this one (4.9), as its inode.
+#[allow(unsafe_code)]
+pub fn owner(fd: BorrowedFd<'_>) -> Result<u64> {
+    use std::os::fd::AsRawFd;
+    /// `_IO(0xb7, 0x1)`
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: the request takes no argument and returns a descriptor.
+    let opened = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_USERNS) };
+    let call = || format!("ioctl({}, NS_GET_USERNS)", crate::fd::describe(fd));
+    let owner = crate::error::check(opened.into(), call).map(|fd| crate::fd::own(fd as i32))?;
+    identity(owner.as_fd()).map(|(_, inode)| inode)
+}

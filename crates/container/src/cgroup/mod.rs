@@ -12,13 +12,16 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
-use killick_sys::cgroup::{self as files, Hierarchy};
+use killick_sys::cgroup::{self as files};
 pub use killick_sys::cgroup::{Attach, CgroupFileError, Layout};
+
+use killick_sys::launch::LaunchError;
 
 use crate::devices::DeviceError;
 use crate::resources::{self, ResourceError, Tolerate, Version, Write};
 use crate::systemd::{SystemdError, Unit, properties};
 
+mod delegate;
 mod kill;
 mod leaf;
 mod oom;
@@ -61,17 +64,36 @@ pub enum CgroupError {
     Deadline { what: &'static str, path: PathBuf, left: usize },
 }
 
+/// Whose birth it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newborn {
+    First,
+    Added,
+}
+
 /// One cgroup in all hierarchies of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     layout: Layout,
     /// Relative to each hierarchy's root: `killick/pod<uid>/web`.
+    #[serde(deserialize_with = "recorded_path")]
     path: PathBuf,
     /// Whether the v2 tree holds this cgroup too: always on pure v2, on a hybrid host only where a limit needs it.
     unified: bool,
     /// systemd makes, changes and ends it, over D-Bus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unit: Option<Unit>,
+}
+
+/// A record says what is killed and removed: never a hierarchy's root, nor anything outside.
+fn recorded_path<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    let is_plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if is_plain && !path.as_os_str().is_empty() {
+        Ok(path)
+    } else {
+        Err(serde::de::Error::custom(format!("{path:?} is no path of a cgroup of ours")))
+    }
 }
 
 /// v2 controllers that are enabled for children, where the host has them.
@@ -306,6 +328,19 @@ impl Cgroup {
         Ok(files::read_if_present(&file)?.and_then(|text| keyed(&text, "oom_kill")))
     }
 
+    /// Why a process of the cgroup did not come to be, in the words that kubelet's readers know where the OOM killer had
+    /// a hand in it. `kills` is what `oom_kills` said before.
+    pub fn explain(&self, error: &LaunchError, kills: Option<u64>, who: Newborn) -> String {
+        let killed = self.oom_kills().ok().flatten().unwrap_or(0) > kills.unwrap_or(0);
+        match (error, who) {
+            (LaunchError::Died(_), Newborn::First) if killed => {
+                "container init was OOM-killed (memory limit too low?)".to_owned()
+            }
+            (_, Newborn::Added) if killed => format!("{error} (possibly OOM-killed)"),
+            _ => error.to_string(),
+        }
+    }
+
     /// Watches for OOM kills; `None` without a memory controller.
     pub fn watch_oom(&self) -> Result<Option<OomWatch>, CgroupError> {
         match self.oom_file() {
@@ -409,7 +444,7 @@ impl Cgroup {
 
     /// Makes the directories, from the roots down. `made` gets each that was not there before.
     fn make(&self, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
-        self.make_v1(made, |_| true)?;
+        self.make_v1(made)?;
         if let Some(unified) = self.layout.unified.as_ref().filter(|_| self.unified) {
             let wanted: Vec<&str> = V2_CONTROLLERS.into_iter().filter(|c| self.layout.unified_has(c)).collect();
             self.make_below(&unified.mount_point, made, |parent, _, _| enable_controllers(parent, &wanted))?;
@@ -417,8 +452,8 @@ impl Cgroup {
         Ok(())
     }
 
-    fn make_v1(&self, made: &mut Vec<PathBuf>, wanted: impl Fn(&Hierarchy) -> bool) -> Result<(), CgroupError> {
-        for hierarchy in self.layout.v1.iter().filter(|hierarchy| wanted(hierarchy)) {
+    fn make_v1(&self, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
+        for hierarchy in &self.layout.v1 {
             let cpuset = hierarchy.has("cpuset");
             // A pod's second container finds all parents made: one call instead of three.
             let leaf = hierarchy.mount_point.join(&self.path);

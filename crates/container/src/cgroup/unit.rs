@@ -1,16 +1,17 @@
 //! A cgroup that is a unit of systemd's (`crate::systemd`): what systemd makes, and what is left to the files.
 //!
-//! A scope needs its process: the child is born outside, waits at its first gate while `start_unit` runs, and enters what
-//! systemd does not manage by itself. Everything here blocks, at most `systemd::DEADLINE`; for commands and workers.
+//! A scope needs its process: the child is born outside and waits at its first gate while `start_unit` runs. Everything here blocks, at most `systemd::DEADLINE`; for commands and workers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
 use killick_sys::cgroup as files;
 
-use super::{Attach, Cgroup, CgroupError, Layout, needs, version_of};
+use super::{Cgroup, CgroupError, Layout, needs, version_of};
+use crate::devices::DeviceError;
 use crate::resources::{self, Version};
 use crate::systemd::annotations;
 use crate::systemd::properties::{self, Host, Property};
@@ -27,6 +28,8 @@ pub struct UnitStart<'a> {
     pub annotations: &'a std::collections::HashMap<String, String>,
 }
 
+/// How often a directory is made again that systemd has taken away.
+const TRIES_MAX: u32 = 16;
 const SYSTEMDS_OWN: &str = "name=systemd";
 
 impl Cgroup {
@@ -41,8 +44,7 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Before the birth of a scope's first process: what can be refused is refused, and the v1 hierarchies that the child
-    /// enters by itself get their directories. systemd's own are made by `start_unit`.
+    /// Before the birth of a scope's first process: what can be refused is refused. `start_unit` makes it.
     pub fn prepare_unit(layout: &Layout, unit: &Unit, start: &UnitStart<'_>) -> Result<Cgroup, CgroupError> {
         let cgroup = Cgroup::open_unit(layout, unit)?;
         annotations::properties(start.annotations).map_err(SystemdError::from)?;
@@ -50,18 +52,8 @@ impl Cgroup {
         if let Some(devices) = start.resources.devices() {
             crate::devices::parse(devices)?;
         }
-        let mut made = Vec::new();
-        let done = cgroup.make_v1(&mut made, |hierarchy| !hierarchy.has(SYSTEMDS_OWN));
-        match done.and_then(|()| cgroup.check_unused()) {
-            Ok(()) => Ok(cgroup),
-            Err(error) => {
-                for directory in made.iter().rev() {
-                    // The first error is the one to tell.
-                    let _ = files::rmdir(directory);
-                }
-                Err(error)
-            }
-        }
+        cgroup.check_unused()?;
+        Ok(cgroup)
     }
 
     /// A slice, which systemd makes empty: made with its limits, to be entered as any other cgroup.
@@ -112,8 +104,17 @@ impl Cgroup {
         let here = self.unified_dir().is_some_and(|dir| dir.is_dir());
         let needed = writes.iter().any(|write| write.version == Version::V2 && needs(&self.layout, write));
         self.unified = self.layout.is_v2() || here || needed;
-        self.make(&mut Vec::new())?;
-        crate::devices::apply(self, &resources)?;
+        let mut tries = 0;
+        loop {
+            let entered = self
+                .make(&mut Vec::new())
+                .and_then(|()| Ok(crate::devices::apply(self, &resources)?))
+                .and_then(|()| start.pid.map_or(Ok(()), |pid| self.enter_beside_unit(pid)));
+            match entered {
+                Err(error) if is_gone(&error) && tries < TRIES_MAX => tries += 1,
+                other => break other?,
+            }
+        }
         self.carry_out(&writes)?;
         Ok(warnings)
     }
@@ -123,14 +124,22 @@ impl Cgroup {
         self.unit.as_ref().is_some_and(|unit| !unit.is_slice())
     }
 
-    /// What a scope's first process enters by itself: all but what systemd makes.
-    pub(crate) fn attach_beside_unit(&self) -> Result<Attach, CgroupError> {
-        let mut attach = Attach::default();
+    /// A process enters every v1 hierarchy in which systemd has not put it. This is the one place where a parent writes a
+    /// pid: an empty directory that the child could open beforehand is one that systemd removes at any time (it trims
+    /// hierarchies in which a unit, or one of its slices, has no controller).
+    fn enter_beside_unit(&self, pid: i32) -> Result<(), CgroupError> {
+        let membership = files::read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+        let place = format!("/{}", self.path.display());
         for hierarchy in self.layout.v1.iter().filter(|hierarchy| !hierarchy.has(SYSTEMDS_OWN)) {
-            let tasks = files::open_write(&hierarchy.mount_point.join(&self.path).join("tasks"))?;
-            attach.tasks.push(std::sync::Arc::new(tasks));
+            let is_this = |line: &&str| {
+                line.split(':').nth(1).is_some_and(|names| names.split(',').any(|name| hierarchy.has(name)))
+            };
+            if membership.lines().find(is_this).is_some_and(|line| line.ends_with(&place)) {
+                continue;
+            }
+            files::write(&hierarchy.mount_point.join(&self.path).join("cgroup.procs"), &pid.to_string())?;
         }
-        Ok(attach)
+        Ok(())
     }
 
     /// The unit's properties, before the files are written.
@@ -193,6 +202,16 @@ impl Cgroup {
                 Err(SystemdError::Misplaced { unit, pid, found, wanted }.into())
             }
         }
+    }
+}
+
+/// What was made a moment ago is there no more.
+fn is_gone(error: &CgroupError) -> bool {
+    match error {
+        CgroupError::File(error) | CgroupError::Devices(DeviceError::File(error)) => {
+            matches!(error.errno(), Errno::ENOENT | Errno::ENODEV)
+        }
+        _ => false,
     }
 }
 

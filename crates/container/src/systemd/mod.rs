@@ -94,6 +94,8 @@ pub struct Start<'a> {
     pub resources: Vec<Property>,
 }
 
+/// How often a lost connection is made again within one operation.
+const RECONNECTS_MAX: u32 = 5;
 /// Without these a unit is not what was asked for.
 const NEEDED: [&str; 4] = ["Description", "Slice", "PIDs", "Wants"];
 
@@ -123,9 +125,44 @@ impl Manager {
         deadline: Instant,
     ) -> Result<Option<String>, SystemdError> {
         let body = vec![Value::text(interface), Value::text(name)];
-        let call = Call { path, interface: "org.freedesktop.DBus.Properties", member: "Get", body };
-        let answer = self.bus.call(call, deadline)?;
+        let answer = self.again("org.freedesktop.DBus.Properties", path, "Get", body, deadline)?;
         Ok(answer.first().and_then(Value::as_text).map(str::to_owned))
+    }
+
+    /// A call that may be made twice: systemd loses its connections when it executes itself anew.
+    fn again(
+        &mut self,
+        interface: &str,
+        path: &str,
+        member: &str,
+        body: Vec<Value>,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, BusError> {
+        let mut tries = 0;
+        loop {
+            match self.bus.call(Call { path, interface, member, body: body.clone() }, deadline) {
+                Err(error) if error.is_disconnect() && tries < RECONNECTS_MAX => {
+                    tries += 1;
+                    self.reconnect(deadline)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn reconnect(&mut self, deadline: Instant) -> Result<(), BusError> {
+        const PAUSE: Duration = Duration::from_millis(20);
+        loop {
+            match Bus::connect(&self.address, deadline) {
+                Ok(bus) => {
+                    self.bus = bus;
+                    return Ok(());
+                }
+                // Its socket is made anew as well.
+                Err(error) if error.is_disconnect() && Instant::now() + PAUSE < deadline => std::thread::sleep(PAUSE),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn call(&mut self, member: &str, body: Vec<Value>, deadline: Instant) -> Result<Vec<Value>, BusError> {
@@ -139,7 +176,7 @@ impl Manager {
         let mut properties = self.known(basics(&start), &mut warnings);
         properties.extend(start.annotated);
         properties.extend(self.known(start.resources, &mut warnings));
-        let (mut was_reset, mut was_lost) = (false, false);
+        let (mut was_reset, mut losses) = (false, 0);
         loop {
             let body = vec![
                 Value::text(&unit.name),
@@ -159,7 +196,7 @@ impl Manager {
                 }
                 BusError::Refused { name, .. } if name.ends_with(".UnitExists") => {
                     // Ours, if the connection was lost after the first asking; a slice is anybody's.
-                    if was_lost || unit.is_slice() {
+                    if losses > 0 || unit.is_slice() {
                         self.change(unit, properties, deadline)?;
                         return Ok(warnings);
                     }
@@ -169,9 +206,9 @@ impl Manager {
                     was_reset = true;
                     self.reset_failed(&unit.name, deadline)?;
                 }
-                error if error.is_disconnect() && !was_lost => {
-                    was_lost = true;
-                    self.bus = Bus::connect(&self.address, deadline)?;
+                error if error.is_disconnect() && losses < RECONNECTS_MAX => {
+                    losses += 1;
+                    self.reconnect(deadline)?;
                 }
                 _ => return Err(error.into()),
             }
@@ -182,17 +219,12 @@ impl Manager {
     pub fn set(&mut self, unit: &Unit, wanted: Vec<Property>, deadline: Instant) -> Result<Vec<String>, SystemdError> {
         let mut warnings = Vec::new();
         let mut properties = self.known(wanted, &mut warnings);
-        let mut was_lost = false;
         while !properties.is_empty() {
             let body = vec![Value::text(&unit.name), Value::Bool(true), listed(&properties)];
-            match self.call("SetUnitProperties", body, deadline) {
+            match self.again(MANAGER, MANAGER_PATH, "SetUnitProperties", body, deadline) {
                 Ok(_) => break,
                 Err(error) if unknown_property(&error).is_some_and(|name| leave_out(&mut properties, name)) => {
                     warnings.push(left_out(&error, self.version));
-                }
-                Err(error) if error.is_disconnect() && !was_lost => {
-                    was_lost = true;
-                    self.bus = Bus::connect(&self.address, deadline)?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -209,7 +241,7 @@ impl Manager {
 
     /// Stops a unit and makes systemd forget it. One that has gone with its last process is stopped.
     pub fn stop(&mut self, unit: &Unit, deadline: Instant) -> Result<(), SystemdError> {
-        let mut was_lost = false;
+        let mut losses = 0;
         loop {
             let body = vec![Value::text(&unit.name), Value::text("replace")];
             let stopped = self.call("StopUnit", body, deadline);
@@ -217,9 +249,9 @@ impl Manager {
                 // Whatever became of the job, what is left of the cgroup is removed by its files.
                 Ok(_) => break,
                 Err(BusError::Refused { name, .. }) if name.ends_with(".NoSuchUnit") => break,
-                Err(error) if error.is_disconnect() && !was_lost => {
-                    was_lost = true;
-                    self.bus = Bus::connect(&self.address, deadline)?;
+                Err(error) if error.is_disconnect() && losses < RECONNECTS_MAX => {
+                    losses += 1;
+                    self.reconnect(deadline)?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -229,7 +261,7 @@ impl Manager {
 
     /// A unit that has not failed, or is not there, needs no reset.
     fn reset_failed(&mut self, unit: &str, deadline: Instant) -> Result<(), SystemdError> {
-        match self.call("ResetFailedUnit", vec![Value::text(unit)], deadline) {
+        match self.again(MANAGER, MANAGER_PATH, "ResetFailedUnit", vec![Value::text(unit)], deadline) {
             Ok(_) | Err(BusError::Refused { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -93,8 +93,8 @@ pub async fn create(shim: &Rc<Shim>, request: CreateTaskRequest) -> Result<u32, 
         pid,
     };
     shim.events.publish("/tasks/create", "TaskCreate", &event);
-    super::exits::watch_first(shim, &task);
     super::exits::watch_oom(shim, &task);
+    super::exits::watch_first(shim, &task);
     Ok(pid)
 }
 
@@ -220,6 +220,7 @@ fn new_task(
         keyring: None,
         has_mounts: false,
         deleting: Cell::new(false),
+        oom: RefCell::default(),
     }
 }
 

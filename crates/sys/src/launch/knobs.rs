@@ -37,6 +37,16 @@ pub(super) fn set_rlimit(resource: u32, name: &str, soft: u64, hard: u64) -> Res
     crate::error::check(done.into(), || format!("prlimit64({name}, {soft}, {hard})")).map(drop)
 }
 
+/// Only what is lower now: raising needs the right, and lowering waits until the last file is open.
+#[allow(unsafe_code)]
+pub(super) fn raise_limit(resource: u32, name: &str, hard: u64) -> Result<()> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure outlives the call, which only fills it.
+    let asked = unsafe { libc::prlimit64(0, resource as _, std::ptr::null(), &mut now) };
+    crate::error::check(asked.into(), || format!("prlimit64({name})"))?;
+    if hard <= now.rlim_max { Ok(()) } else { set_rlimit(resource, name, now.rlim_cur, hard) }
+}
+
 #[allow(unsafe_code)]
 pub(super) fn loopback_up() -> Result<()> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};

@@ -7,6 +7,7 @@ mod copyup;
 mod error;
 mod exec;
 mod gate;
+mod inside;
 mod knobs;
 mod listener;
 mod memory;

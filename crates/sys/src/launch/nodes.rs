@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 pub(super) fn make_device(child: &mut Child<'_>, device: &Device) -> Result<(), LaunchError> {
+    let spare = child.spares.take(&device.path);
     let root = child.root.fd()?;
     let (parent, name) = parent_in_root(root, &device.path)?;
     let (kind, number) = match device.kind {
@@ -26,11 +27,22 @@ pub(super) fn make_device(child: &mut Child<'_>, device: &Device) -> Result<(), 
     match mknodat(&parent, name, kind, Mode::from_bits_truncate(device.mode), number) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(Errno::EPERM) => {
-            // Without the right to make it (a user namespace): the host's node is bound.
-            let host = open_path(&Path::new("/dev").join(name))?;
+            // Without the right to make it (a user namespace): the host's node of the same name is bound.
+            let refused = || Error::new(format!("{}; and the host has no such node to bind", call()), Errno::EPERM);
+            let host = match &spare {
+                Some(tree) => tree.try_clone().call(|| "fcntl(F_DUPFD_CLOEXEC)".into())?,
+                None => open_path(&Path::new("/dev").join(name)).map_err(|error| match error.errno() {
+                    Errno::ENOENT => refused(),
+                    _ => error,
+                })?,
+            };
             is_device(host.as_fd(), kind, number, call)?;
             let point = create_file_in_root(root, &device.path, 0)?;
-            return Ok(bind_fd(host.as_fd(), point.as_fd())?);
+            match spare {
+                Some(tree) => mount::move_mount(tree.as_fd(), point.as_fd())?,
+                None => bind_fd(host.as_fd(), point.as_fd())?,
+            }
+            return Ok(());
         }
         Err(errno) => return Err(Error::new(call(), errno).into()),
     }

@@ -84,6 +84,7 @@ pub enum Propagation {
     Private,
     Slave,
     Shared,
+    Unbindable,
 }
 
 /// What a mount point is made as when it is missing.
@@ -93,6 +94,12 @@ pub enum MountPoint {
     File,
     /// /proc and /sys: a real directory or nothing, never a symlink (CVE-2019-19921, CVE-2023-27561).
     OrdinaryDirectory,
+    /// What is there, even if it is a link, or a directory or file where nothing is.
+    NotFollowed {
+        directory: bool,
+    },
+    /// A mount that is there.
+    Mounted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +110,8 @@ pub enum MountSource {
     Bind { path: PathBuf, verify: Option<Fd>, recursive: bool },
     /// Made earlier by `CloneTree`.
     Tree(Tree),
+    /// What is mounted there, changed: the file system with its data, or the mount itself.
+    Remount { data: String, bind: bool },
 }
 
 /// A mount inside the container's root.
@@ -334,6 +343,42 @@ pub enum Step {
     /// Tells the parent that what follows is execve: from here a closed channel means that it succeeded. Before the
     /// last filter, which may forbid to speak.
     Announce,
+    /// Supplementary groups are left while that is surely allowed.
+    LeaveGroups,
+    /// Hard limits (resource, name, value) that are lower now: inside a user namespace nobody may raise them.
+    RaiseLimits(Vec<(u32, String, u64)>),
+    /// Pipes and terminals to the host's ids of a container's user.
+    ChownStreams {
+        fds: [Fd; 3],
+        uid: u32,
+        gid: u32,
+    },
+    /// Ids 0 of the user namespace that was joined.
+    BecomeRoot,
+    /// `/proc/self/timens_offsets`, before anybody lives in the new time namespace.
+    TimeOffsets(String),
+    /// Something of the host's, cloned while it is in sight: mounted at this place of the root when what should be made
+    /// there is refused.
+    Spare {
+        at: PathBuf,
+        path: PathBuf,
+        flags: u64,
+    },
+    /// A tree made earlier shows its owners by the maps of that user namespace.
+    IdmapTree {
+        tree: Tree,
+        userns: Fd,
+        recursive: bool,
+    },
+    /// The root, where it lies in a mount namespace that is somebody else's too.
+    JoinedRoot(PathBuf),
+    /// chroot instead of pivot_root: the mount namespace is not the container's.
+    ChrootRoot,
+    /// Another process's root.
+    ChrootTo(Fd),
+    /// This process ends; its only child, our parent's by CLONE_PARENT, goes on in the namespaces that only children
+    /// enter.
+    GoOn,
     /// Children of this process are born in that PID namespace; it stays outside itself.
     PidForChildren(Fd),
     /// Last act of a child that stayed outside: its only child, our parent's by CLONE_PARENT, goes on inside.
@@ -367,6 +412,7 @@ impl Propagation {
             Propagation::Private => "MS_PRIVATE",
             Propagation::Slave => "MS_SLAVE",
             Propagation::Shared => "MS_SHARED",
+            Propagation::Unbindable => "MS_UNBINDABLE",
         }
     }
 
@@ -375,6 +421,7 @@ impl Propagation {
             Propagation::Private => libc::MS_PRIVATE,
             Propagation::Slave => libc::MS_SLAVE,
             Propagation::Shared => libc::MS_SHARED,
+            Propagation::Unbindable => libc::MS_UNBINDABLE,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::path::{create_file_in_root, kind_of, mkdirs_in_root, open_child, open
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The root that steps work in: the one being put together, or after that simply `/`.
@@ -23,6 +23,10 @@ use std::path::{Path, PathBuf};
 pub(super) struct Root(std::cell::OnceCell<OwnedFd>);
 
 impl Root {
+    pub(super) fn at(fd: OwnedFd) -> Self {
+        Self(std::cell::OnceCell::from(fd))
+    }
+
     pub(super) fn fd(&self) -> Result<BorrowedFd<'_>> {
         if self.0.get().is_none() {
             let opened = open_path(Path::new("/"))?;
@@ -44,6 +48,20 @@ impl Root {
 pub(super) fn open_path(path: &Path) -> Result<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| format!("open({}, O_PATH)", path.display()))
+}
+
+/// What a classic bind mount takes. A descriptor from before our mount namespace was copied is on a mount of the old
+/// one, which mount(2) refuses (EINVAL): the same file is opened again by its name, on our copy of that mount.
+fn open_bind_source(path: &Path) -> Result<OwnedFd> {
+    let source = open_path(path)?;
+    if !path.starts_with("/proc/self/fd") {
+        return Ok(source);
+    }
+    let link = format!("/proc/self/fd/{}", source.as_raw_fd());
+    let name = std::fs::read_link(&link).call(|| format!("readlink({link})"))?;
+    let Ok(again) = open_path(&name) else { return Ok(source) };
+    same_file(source.as_fd(), again.as_fd())?;
+    Ok(again)
 }
 
 pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError> {
@@ -205,14 +223,27 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             } else {
                 data.clone()
             };
+            let spare = child.spares.take(&mount.destination);
             let root = child.root.fd()?;
             let mounted = || open_in_root(root, &mount.destination, OFlag::O_PATH);
-            mount_filesystem(point.as_fd(), mounted, mount.set, fstype, source, &data)?;
+            match mount_inside(point.as_fd(), mounted, mount.set, fstype, source, &data) {
+                // Not ours to make in this user namespace: the host's own is shown.
+                Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) && spare.is_some() => {
+                    if let Some(tree) = spare {
+                        mount::move_mount(tree.as_fd(), point.as_fd())?;
+                    }
+                }
+                other => other?,
+            }
             if let Some(propagation) = mount.propagation {
                 let mounted = open_in_root(child.root.fd()?, &mount.destination, OFlag::O_PATH)?;
                 set_propagation(mounted.as_fd(), propagation)?;
             }
             Ok(())
+        }
+        MountSource::Remount { data, bind } => {
+            let bind = if *bind { libc::MS_BIND } else { 0 };
+            Ok(mount::remount(point.as_fd(), mount.set | bind, data)?)
         }
         MountSource::Tree(tree) => {
             let tree = take(child, *tree)?;
@@ -221,7 +252,7 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
         MountSource::Bind { path, verify, recursive } => {
             let source = match verify {
                 Some(verify) => here_again(child.fd(*verify))?,
-                None => open_path(path)?,
+                None => open_bind_source(path)?,
             };
             if mount.propagation == Some(Propagation::Shared) {
                 must_be_shared(source.as_fd(), path)?;
@@ -277,6 +308,17 @@ fn mount_point(root: BorrowedFd<'_>, mount: &Mount) -> Result<OwnedFd> {
     match mount.point {
         MountPoint::Directory => mkdirs_in_root(root, &mount.destination, 0o755),
         MountPoint::File => create_file_in_root(root, &mount.destination, 0o644),
+        MountPoint::Mounted => open_in_root(root, &mount.destination, OFlag::O_PATH),
+        MountPoint::NotFollowed { directory } => {
+            let (parent, name) = parent_in_root(root, &mount.destination)?;
+            if kind_of(parent.as_fd(), name)?.is_some() {
+                open_child(parent.as_fd(), name, OFlag::O_PATH)
+            } else if directory {
+                mkdirs_in_root(root, &mount.destination, 0o755)
+            } else {
+                create_file_in_root(root, &mount.destination, 0o644)
+            }
+        }
         MountPoint::OrdinaryDirectory => {
             let (parent, name) = parent_in_root(root, &mount.destination)?;
             if kind_of(parent.as_fd(), name)?.is_none() {
@@ -315,6 +357,7 @@ pub(super) fn mount_filesystem(
         let new = NewFilesystem::open(fstype)?;
         new.set("source", source)?;
         new.set_data(data)?;
+        new.set_superblock(flags)?;
         let made = new.mount(flags)?;
         if copy_up {
             super::copyup::copy_up(point, made.as_fd())?;
@@ -347,6 +390,28 @@ pub(super) fn or_classic(detached: Result<()>, classic: impl FnOnce() -> Result<
     }
 }
 
+/// As `mount_filesystem`; a devpts whose group is not mapped in this user namespace keeps root's (crun does the same).
+fn mount_inside(
+    point: BorrowedFd<'_>,
+    mounted: impl Fn() -> Result<OwnedFd>,
+    flags: u64,
+    fstype: &str,
+    source: &str,
+    data: &str,
+) -> Result<()> {
+    let made = mount_filesystem(point, &mounted, flags, fstype, source, data);
+    let without_group = || {
+        let kept: Vec<&str> = data.split(',').filter(|option| !option.starts_with("gid=")).collect();
+        kept.join(",")
+    };
+    match made {
+        Err(error) if fstype == "devpts" && error.errno() == Errno::EINVAL && without_group() != data => {
+            mount_filesystem(point, mounted, flags, fstype, source, &without_group())
+        }
+        other => other,
+    }
+}
+
 /// Flags of an existing mount: set and cleared, the others kept.
 pub(super) fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Result<()> {
     change_flags_at(mounted, &mount::at(mounted), set, clear)
@@ -360,7 +425,16 @@ fn change_flags_at(mounted: BorrowedFd<'_>, path: &Path, set: u64, clear: u64) -
         Err(error) if error.errno() == Errno::ENOSYS || error.errno() == Errno::EPERM => {
             let now = mount::flags_of(mounted)?;
             let flags = (now & !clear) | set;
-            mount::change(path, libc::MS_BIND | libc::MS_REMOUNT | flags)?;
+            mount::change(path, libc::MS_BIND | libc::MS_REMOUNT | flags).map_err(|error| {
+                // What a more privileged user namespace has set (oci.md §1.3.4).
+                match (error.errno(), now & clear & !set) {
+                    (Errno::EPERM, locked) if locked != 0 => Error::new(
+                        format!("cannot clear locked flags {}: {error}", mount::flag_list(locked)),
+                        Errno::EPERM,
+                    ),
+                    _ => error,
+                }
+            })?;
             has_nosymfollow(mounted, set)
         }
         other => other,

@@ -7,7 +7,7 @@ use super::memory::Private;
 use super::plan::{Fd, Ids, Plan, Step, Tree, Who};
 use super::rootfs::Root;
 use super::spawn::{GO, Report};
-use super::{exec, rootfs, tail, terminal, user};
+use super::{exec, inside, rootfs, tail, terminal, user};
 use crate::caps;
 use crate::error::{Context, Error, Result};
 use crate::fd;
@@ -31,6 +31,7 @@ pub(super) struct Child<'a> {
     in_cgroup: bool,
     pub(super) root: Root,
     pub(super) trees: BTreeMap<Tree, OwnedFd>,
+    pub(super) spares: inside::Spares,
     labels: BTreeMap<Labelled, OwnedFd>,
     pub(super) ids: Ids,
     pub(super) home: Option<String>,
@@ -52,6 +53,7 @@ pub(super) fn run(plan: &Plan, channel: OwnedFd, in_cgroup: bool) -> i32 {
         in_cgroup,
         root: Root::default(),
         trees: BTreeMap::new(),
+        spares: inside::Spares::default(),
         labels: BTreeMap::new(),
         ids: Ids::default(),
         home: None,
@@ -97,6 +99,7 @@ impl Child<'_> {
                 let keep: Vec<_> = used.chain(self.kept()).collect();
                 self.root.forget();
                 self.trees.clear();
+                self.spares = inside::Spares::default();
                 self.labels.clear();
                 match self.fds_end {
                     0 => fd::close_all_except(&keep)?,
@@ -199,7 +202,7 @@ impl Child<'_> {
             Step::Chdir(path) => self.chdir(path),
             Step::DropBounding(keep) => Ok(caps::drop_bounding(caps::bounding().difference(*keep))
                 .call(|| format!("prctl(PR_CAPBSET_DROP, all but {:#x})", keep.0))?),
-            Step::SwitchUser => Ok(self.switch_user()?),
+            Step::SwitchUser => self.switch_user(),
             Step::CheckCwd => self.check_cwd(),
             Step::Capabilities(sets) => {
                 caps::set(sets).call(|| format!("capset({:#x}, {:#x})", sets.effective.0, sets.permitted.0))?;
@@ -266,6 +269,17 @@ impl Child<'_> {
                 self.report(&Report::Executing, None);
                 Ok(())
             }
+            Step::LeaveGroups
+            | Step::RaiseLimits(_)
+            | Step::ChownStreams { .. }
+            | Step::BecomeRoot
+            | Step::TimeOffsets(_)
+            | Step::Spare { .. }
+            | Step::IdmapTree { .. }
+            | Step::JoinedRoot(_)
+            | Step::ChrootRoot
+            | Step::ChrootTo(_) => inside::step(self, step),
+            Step::GoOn => inside::go_on(self),
             Step::BirthInside => self.birth_inside(index),
             Step::Exec { args, env } => {
                 let path = match &self.executable {
@@ -304,6 +318,11 @@ impl Child<'_> {
         self.report(&Report::Warning(text), None);
     }
 
+    /// The process that goes on in our place.
+    pub(super) fn tell_inside(&self, pid: i32, pidfd: Option<BorrowedFd<'_>>) {
+        self.report(&Report::Inside { pid }, pidfd);
+    }
+
     /// Nobody listening any more is no reason to stop: the parent's death shows at the gate.
     pub(super) fn report(&self, report: &Report, with: Option<BorrowedFd<'_>>) {
         let bytes = serde_json::to_vec(report).unwrap_or_default();
@@ -338,10 +357,8 @@ impl Child<'_> {
         }
         let mut each = each.to_vec();
         each.sort_unstable_by_key(|(kind, _)| *kind);
-        for (kind, namespace) in each {
-            ns::join(self.fd(namespace), kind)?;
-        }
-        Ok(())
+        let each: Vec<_> = each.into_iter().map(|(kind, namespace)| (kind, self.fd(namespace))).collect();
+        Ok(inside::join_each(&each)?)
     }
 
     fn stdio(&self, fds: [Fd; 3]) -> Result<(), LaunchError> {
@@ -383,18 +400,23 @@ impl Child<'_> {
         }
     }
 
-    fn switch_user(&self) -> Result<()> {
-        use nix::unistd::{setgroups, setresgid, setresuid};
+    fn switch_user(&self) -> Result<(), LaunchError> {
+        use nix::unistd::{getgroups, setgroups, setresgid, setresuid};
         let Ids { uid, gid, groups } = &self.ids;
+        let failed = |call: &'static str| move |errno| inside::switch_error(&self.ids, call, errno);
         let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
         caps::keep_caps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)".into())?;
         let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-        setgroups(&groups).call(|| format!("setgroups({groups:?})"))?;
-        setresgid(group, group, group).call(|| format!("setresgid({gid})"))?;
-        setresuid(user, user, user).call(|| format!("setresuid({uid})"))?;
+        match setgroups(&groups) {
+            // A user namespace that forbids it; there are none to leave.
+            Err(Errno::EPERM) if groups.is_empty() && getgroups().is_ok_and(|groups| groups.is_empty()) => {}
+            other => other.map_err(failed("setgroups"))?,
+        }
+        setresgid(group, group, group).map_err(failed("setresgid"))?;
+        setresuid(user, user, user).map_err(failed("setresuid"))?;
         caps::keep_caps(false).call(|| "prctl(PR_SET_KEEPCAPS, 0)".into())?;
         // A change of credentials sets this back to fs.suid_dumpable.
-        set_undumpable()
+        Ok(set_undumpable()?)
     }
 
     /// args and env of the plan's `Exec`.

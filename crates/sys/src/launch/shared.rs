@@ -3,8 +3,18 @@
 use super::error::LaunchError;
 use crate::error::{Context, Error, Result};
 use nix::errno::Errno;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
+
+/// Whether what is mounted below it is told to others.
+pub(super) fn is_shared(there: BorrowedFd<'_>) -> Result<bool> {
+    let info = format!("/proc/self/fdinfo/{}", there.as_raw_fd());
+    let text = std::fs::read_to_string(&info).call(|| format!("read({info})"))?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").call(|| "read(/proc/self/mountinfo)".into())?;
+    // A mount that this process cannot see is believed to be.
+    Ok(find(&mounts, id).is_none_or(|(_, shared)| shared))
+}
 
 /// An error in containerd's words unless `source` (open on `path`) lies on a shared mount.
 pub(super) fn must_be_shared(source: BorrowedFd<'_>, path: &Path) -> Result<(), LaunchError> {

@@ -106,6 +106,10 @@ impl fmt::Display for Shown<'_> {
                         let destination = mount.destination.display();
                         write!(f, "mount({}, root{destination}, MS_BIND{recursive}){verified}", path.display())?;
                     }
+                    MountSource::Remount { data, bind } => {
+                        let bind = if *bind { "|MS_BIND" } else { "" };
+                        write!(f, "mount(root{}, MS_REMOUNT{bind}, {data:?})", mount.destination.display())?;
+                    }
                     MountSource::Tree(tree) => write!(f, "move_mount({tree}, root{})", mount.destination.display())?,
                 }
                 if let Some(propagation) = mount.propagation {
@@ -178,6 +182,31 @@ impl fmt::Display for Shown<'_> {
             Step::SessionKeyring(name) => write!(f, "keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"),
             Step::Personality(domain) => write!(f, "personality({domain:#x})"),
             Step::Announce => write!(f, "announce execve"),
+            Step::LeaveGroups => write!(f, "setgroups([])"),
+            Step::RaiseLimits(limits) => {
+                let limits: Vec<String> = limits.iter().map(|(_, name, hard)| format!("{name} {hard}")).collect();
+                write!(f, "raise hard limits: {}", limits.join(", "))
+            }
+            Step::ChownStreams { uid, gid, .. } => write!(f, "fchown(stdio, {uid}, {gid})"),
+            Step::BecomeRoot => write!(f, "setresgid(0), setresuid(0)"),
+            Step::TimeOffsets(text) => write!(f, "write(/proc/self/timens_offsets, {text:?})"),
+            Step::Spare { at, path, flags } => {
+                write!(
+                    f,
+                    "spare for root{} = open_tree({}, OPEN_TREE_CLONE|AT_RECURSIVE)",
+                    at.display(),
+                    path.display()
+                )?;
+                show_flags(f, *flags, 0)
+            }
+            Step::IdmapTree { tree, userns, recursive } => {
+                let recursive = if *recursive { ", AT_RECURSIVE" } else { "" };
+                write!(f, "mount_setattr({tree}, MOUNT_ATTR_IDMAP, <{}>{recursive})", self.name(*userns))
+            }
+            Step::JoinedRoot(path) => write!(f, "root = mount({0}, {0}, MS_BIND|MS_REC)", path.display()),
+            Step::ChrootRoot => write!(f, "chroot(root)"),
+            Step::ChrootTo(fd) => write!(f, "chroot(<{}>)", self.name(*fd)),
+            Step::GoOn => write!(f, "clone3(CLONE_PARENT|CLONE_PIDFD), go on in the child"),
             Step::PidForChildren(fd) => write!(f, "setns(<{}>, CLONE_NEWPID) for children", self.name(*fd)),
             Step::BirthInside => write!(f, "clone3(CLONE_PARENT|CLONE_PIDFD)"),
             Step::Exec { args, env } => write!(f, "execve({args:?}, {} variables)", env.len()),

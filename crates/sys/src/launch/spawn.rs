@@ -85,6 +85,8 @@ pub struct Launch {
     /// The helper's number: where there is one, only it may say who the process is. What is born among tracers has the
     /// channel too, and a tracer takes its descriptors.
     prepared_by: Option<i32>,
+    /// Who comes in the helper's place goes on with its steps.
+    goes_on: bool,
     executing: bool,
     listening: Listening,
     /// The plan of a child without heap, which names the step that failed by number, and its end of the channel.
@@ -101,7 +103,11 @@ enum Inside {
 
 impl Inside {
     fn of(plan: &Plan) -> Self {
-        if plan.steps.iter().any(|step| matches!(step, Step::BirthInside)) { Inside::Awaited } else { Inside::Here }
+        if plan.steps.iter().any(|step| matches!(step, Step::BirthInside | Step::GoOn)) {
+            Inside::Awaited
+        } else {
+            Inside::Here
+        }
     }
 }
 
@@ -130,7 +136,9 @@ pub fn launch(plan: Plan, pid: PidNamespace<'_>, cgroup: Option<Fd>) -> Result<L
     match birth(Birth { into_cgroup, new_pid_namespace, sibling: false }).map_err(dead_namespace)? {
         Born::Parent { child } => {
             drop(visit);
-            Ok(Launch::new(child, ours, Inside::of(&plan)))
+            let mut launch = Launch::new(child, ours, Inside::of(&plan));
+            launch.goes_on = plan.steps.iter().any(|step| matches!(step, Step::GoOn));
+            Ok(launch)
         }
         Born::Child { in_cgroup } => {
             std::mem::forget(visit);
@@ -180,6 +188,7 @@ impl Launch {
     fn new(process: PidFd, channel: OwnedFd, inside: Inside) -> Self {
         Launch {
             prepared_by: (inside == Inside::Awaited).then(|| process.pid()),
+            goes_on: false,
             process: Some(process),
             helper: None,
             channel,
@@ -329,6 +338,8 @@ impl Launch {
             Ok(Report::Inside { pid }) => {
                 self.helper = self.process.replace(PidFd::adopt(pid, fds.next()));
                 self.inside = Inside::Here;
+                // What was born by `GoOn` is no program yet: it has its own to tell.
+                self.prepared_by = self.prepared_by.filter(|_| !self.goes_on);
             }
             Ok(Report::Gate) => self.gate_reached = true,
             Ok(Report::Listener { fd }) => self.listening = Listening::At(fd),
