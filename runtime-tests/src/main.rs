@@ -10,6 +10,7 @@ mod bad_input;
 mod commands;
 mod confinement;
 mod conmon;
+mod containerd;
 mod faults;
 mod lifecycle;
 mod more_commands;
@@ -38,6 +39,8 @@ enum Needs {
     Anything,
     Host,
     Guest,
+    /// `--containerd`.
+    Containerd,
 }
 
 struct Test {
@@ -78,15 +81,16 @@ fn all_tests() -> Vec<Test> {
     tests.extend(more_lifecycle::tests());
     tests.extend(more_commands::tests());
     tests.extend(faults::tests());
+    tests.extend(containerd::tests());
     tests.extend(conmon::tests());
     tests
 }
 
-const USAGE: &str = "usage: killick-runtime-tests --bin DIR --images DIR [--where host|guest] [--filter TEXT] [--threads N] [--long] [--list] [--refuse KERNEL:ENOSYS|EPERM]";
+const USAGE: &str = "usage: killick-runtime-tests --bin DIR --images DIR [--where host|guest] [--containerd DIR] [--filter TEXT] [--threads N] [--long] [--list] [--refuse KERNEL:ENOSYS|EPERM]";
 
 fn main() {
     let mut place = Place::Host;
-    let (mut bin, mut images, mut filters) = (None, None, Vec::new());
+    let (mut bin, mut images, mut containerd, mut filters) = (None, None, None, Vec::new());
     let (mut long, mut list, mut threads, mut refusal) = (false, false, 10, None);
     let mut arguments = std::env::args().skip(1).peekable();
     if arguments.next_if(|argument| argument == "refuse").is_some() {
@@ -104,6 +108,7 @@ fn main() {
             }
             "--bin" => bin = Some(value()),
             "--images" => images = Some(value()),
+            "--containerd" => containerd = Some(std::path::PathBuf::from(value())),
             "--filter" => filters.push(value()),
             "--threads" => threads = value().parse().unwrap_or_else(|_| usage()),
             "--refuse" => {
@@ -134,6 +139,7 @@ fn main() {
             Needs::Anything => true,
             Needs::Host => place == Place::Host,
             Needs::Guest => place == Place::Guest,
+            Needs::Containerd => containerd.is_some() && refusal.is_none(),
         };
         if list {
             println!("{}{}", test.name, if test.long { " (long)" } else { "" });
@@ -141,7 +147,11 @@ fn main() {
             println!(
                 "test {} ... not here: it runs {}",
                 test.name,
-                if place == Place::Host { "in the guest" } else { "on the host" }
+                match (test.needs, place) {
+                    (Needs::Containerd, _) => "with --containerd",
+                    (_, Place::Host) => "in the guest",
+                    (_, Place::Guest) => "on the host",
+                }
             );
         } else if test.long && !long {
             println!("test {} ... only with --long", test.name);
@@ -153,7 +163,7 @@ fn main() {
         return;
     }
     let (Some(bin), Some(images)) = (bin, images) else { usage() };
-    let world = match World::set_up(place, &bin, &images, refusal) {
+    let world = match World::set_up(place, &bin, &images, containerd, refusal) {
         Ok(world) => world,
         Err(error) => {
             println!("set-up failed: {error}\n0 passed, 1 failed");

@@ -34,6 +34,10 @@ pub struct World {
     pub shim: PathBuf,
     /// The static program of `inside/inside.c`, to be mounted into containers.
     pub inside: PathBuf,
+    /// Where the demo images' archives are.
+    images: PathBuf,
+    /// An unpacked containerd (scripts/containerd).
+    pub containerd: Option<PathBuf>,
     pub directory: PathBuf,
     /// The program under test lives on an imitated old kernel; the tests themselves do not.
     refusal: Option<Refusal>,
@@ -51,7 +55,13 @@ pub struct Output {
 }
 
 impl World {
-    pub fn set_up(place: Place, bin: &str, images: &str, refusal: Option<Refusal>) -> Result<World, String> {
+    pub fn set_up(
+        place: Place,
+        bin: &str,
+        images: &str,
+        containerd: Option<PathBuf>,
+        refusal: Option<Refusal>,
+    ) -> Result<World, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("unshare(CLONE_NEWNET): {errno}; run it as root"))?;
         // The machine beyond the uplink: a namespace that a sleeping child holds, with a web server.
         let directory = PathBuf::from(format!("/tmp/killick-rt.{}", std::process::id()));
@@ -81,6 +91,8 @@ impl World {
             killick: bin.join("killick"),
             shim: bin.join("containerd-shim-killick-v2"),
             inside: Path::new(images).parent().unwrap_or(Path::new("/")).join("inside"),
+            images: images.into(),
+            containerd,
             directory,
             refusal,
             outside,
@@ -341,13 +353,13 @@ impl Drop for Pod<'_> {
             && !status.contains("Threads:\t1\n")
         {
             let complaint = format!("the shim of pod {} has more than one thread:\n{status}", self.name);
-            self.world.complaints.lock().expect("nobody panics with it").push(complaint);
+            self.world.complain(complaint);
         }
         let start = Instant::now();
         let output = self.world.killick(&["delete", "pod", &self.name, "--ignore-not-found", "--now"]);
         if output.code != 0 || start.elapsed() > Duration::from_secs(self.world.patience(30)) {
             let complaint = format!("delete pod {}: {:?} after {:?}", self.name, output, start.elapsed());
-            self.world.complaints.lock().expect("nobody panics with it").push(complaint);
+            self.world.complain(complaint);
         }
     }
 }
@@ -367,6 +379,16 @@ impl World {
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  terminationGracePeriodSeconds: 2\n  containers:\n  - name: main\n    image: {BUSYBOX}\n    command: [sh, -c, {line:?}]\n{}",
             indent(more, 4)
         )
+    }
+
+    /// The archive of a demo image.
+    pub fn image_archive(&self, name: &str) -> PathBuf {
+        self.images.join(format!("{name}.tar"))
+    }
+
+    /// What a guard could not clean up: it fails the suite.
+    pub fn complain(&self, complaint: String) {
+        self.complaints.lock().expect("nobody panics with it").push(complaint);
     }
 
     /// Lines for a container that mount the test program at /inside.
@@ -459,6 +481,20 @@ macro_rules! ensure {
             return Err(format!($($message)+));
         }
     };
+}
+
+/// Both are shown when they differ.
+#[macro_export]
+macro_rules! ensure_eq {
+    ($found:expr, $wanted:expr) => {
+        $crate::ensure_eq!($found, $wanted, "")
+    };
+    ($found:expr, $wanted:expr, $($message:tt)+) => {{
+        let (found, wanted) = ($found, $wanted);
+        if found != wanted {
+            return Err(format!("{found:?} is not {wanted:?} ({}) {}", stringify!($found), format!($($message)+)));
+        }
+    }};
 }
 
 /// Not by /proc/self: the shells of the tests use it too.

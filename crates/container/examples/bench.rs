@@ -1,7 +1,7 @@
 //! What one operation costs in process, beside the same work done by runc's, crun's and our own command line in the
 //! same run.
 //!
-//! `bench exec|start DIR [ROUNDS]`: DIR holds `true` and `pause` (static programs); a table is printed and the raw
+//! `bench exec|start|oci DIR [ROUNDS [MOUNTS]]`: DIR holds `true` and `pause` (static programs); a table is printed and the raw
 //! rounds are written to `DIR/<operation>.tsv`. Run by `scripts/bench`, which makes DIR and moves us to a cgroup.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a bench starts the peers' commands")]
@@ -23,6 +23,9 @@ use killick_sys::cgroup::Layout;
 use killick_sys::facts::Facts;
 use killick_sys::seccomp::Filter;
 use oci_spec::runtime::{LinuxResources, Spec};
+
+#[path = "bench/oci.rs"]
+mod oci;
 
 const GROUP: &str = "killick-bench";
 const WARM_UP: usize = 20;
@@ -143,7 +146,8 @@ fn main() {
         "exec" => bench.exec(rounds),
         "start" => bench.start(rounds),
         "loop" => bench.exec_loop(rounds),
-        other => panic!("{other}: exec or start"),
+        "oci" => oci::run(&mut bench, rounds, arguments.get(4).map_or(0, |text| text.parse().unwrap())),
+        other => panic!("{other}: exec, start, oci or loop"),
     }
     let _ = bench.sandbox.process().send_signal(nix::sys::signal::Signal::SIGKILL);
     let _ = bench.sandbox.process().wait_blocking();

@@ -235,6 +235,12 @@ impl BundleBirth {
     }
 }
 
+/// The plan as text, and nothing done: for tests of hostile configurations.
+#[doc(hidden)]
+pub fn plan_text(facts: &Facts, request: BundleRequest<'_>) -> Result<String, LaunchError> {
+    plan(facts, request, None).map(|planned| planned.plan.to_string())
+}
+
 struct Planned {
     plan: Plan,
     settings: Settings,
@@ -271,6 +277,9 @@ fn plan(facts: &Facts, request: BundleRequest<'_>, rdt: Option<&Rdt>) -> Result<
     settings.listener = Listener::of(spec, settings.seccomp.as_ref(), bundle, state)?;
     settings.user_namespace = namespaces.user.as_ref().map(|user| user.maps.clone());
     settings.time_namespace = namespaces.time;
+    if let Some(uid) = namespaces.cgroup_owner(spec) {
+        cgroup.delegate(uid).map_err(crate::birth::cgroup_error)?;
+    }
     settings.chroot = namespaces.mount != MountNamespace::New;
 
     let api = if facts.detached_mounts { Api::Detached } else { Api::Classic };

@@ -39,6 +39,15 @@ impl Bundle {
     }
 }
 
+/// An error quotes what others wrote, with line ends and all: what is told is one line.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
 /// JSON as what it is meant to be; the error names the field (below `prefix`) and what is wrong with it.
 pub fn typed<T: serde::de::DeserializeOwned>(json: &Value, prefix: &str) -> Result<T, String> {
     serde_path_to_error::deserialize(json).map_err(|error| {

@@ -27,6 +27,8 @@ pub mod devices;
 mod exec;
 pub mod features;
 pub mod hooks;
+#[doc(hidden)]
+pub mod hostile;
 mod id_maps;
 mod labels;
 mod meeting;

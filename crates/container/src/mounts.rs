@@ -6,6 +6,7 @@ use crate::options::{self, Options};
 use killick_sys::launch::{
     Device, DeviceKind, Fd, LaunchError, Mount, MountPoint, MountSource, Plan, Propagation, Step, Tree,
 };
+use killick_sys::mount::flags_of_attributes;
 use killick_sys::ns::NamespaceKind;
 use killick_sys::path::clean;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount as OciMount, Spec};
@@ -83,6 +84,9 @@ impl Planner<'_> {
         let options = options::parse(mount.options().as_deref().unwrap_or_default());
         let fstype = mount.typ().as_deref().unwrap_or("bind");
         let source = mount.source().clone();
+        if options.remount {
+            return self.remount(destination, &options);
+        }
         if options.bind || fstype == "bind" || fstype == "none" {
             let path = source.ok_or_else(|| unsupported(&destination, "a bind mount without a source"))?;
             if destination != Path::new("/proc") || !is_procfs(&path) {
@@ -134,6 +138,28 @@ impl Planner<'_> {
         }
     }
 
+    fn remount(&mut self, destination: PathBuf, options: &Options) -> Result<(), LaunchError> {
+        if destination.starts_with("/proc") && destination != Path::new("/proc") {
+            guard_proc(&destination)?;
+        }
+        // What is still written to comes last.
+        if destination == Path::new("/dev") && options.set & libc::MS_RDONLY != 0 {
+            self.steps.finish.push(Step::RemountReadonly(destination));
+            return Ok(());
+        }
+        self.steps.mounts.push(Step::Mount(Mount {
+            destination,
+            source: MountSource::Remount { data: options.data.clone(), bind: options.bind },
+            point: MountPoint::Mounted,
+            set: options.set,
+            clear: options.clear,
+            propagation: None,
+            recursive_set: 0,
+            recursive_clear: 0,
+        }));
+        Ok(())
+    }
+
     fn filesystem(
         &mut self,
         destination: PathBuf,
@@ -142,7 +168,9 @@ impl Planner<'_> {
         options: &Options,
         point: MountPoint,
     ) -> Result<(), LaunchError> {
-        let mut set = options.set;
+        // There is nothing below a new one: recursive options are about it alone, and come after the others.
+        let cleared = flags_of_attributes(options.recursive_clear);
+        let mut set = options.set & !cleared | flags_of_attributes(options.recursive_set);
         // Files are still made in it: read-only comes at the end.
         if set & libc::MS_RDONLY != 0 && (fstype == "tmpfs" || destination == Path::new("/dev")) {
             set &= !libc::MS_RDONLY;
@@ -159,8 +187,8 @@ impl Planner<'_> {
             set,
             clear: 0,
             propagation: options.propagation,
-            recursive_set: options.recursive_set,
-            recursive_clear: options.recursive_clear,
+            recursive_set: 0,
+            recursive_clear: 0,
         }));
         Ok(())
     }
@@ -285,14 +313,28 @@ impl Planner<'_> {
                 (Some(self.plan.fd(format!("source of {}", destination.display()), fd)), is_dir)
             }
             None => {
-                let metadata = std::fs::metadata(&path).map_err(|error| {
-                    let error = killick_sys::error::Error::from_io(format!("stat({})", path.display()), &error);
+                let failed = |call: &str, error: &std::io::Error| {
+                    let error = killick_sys::error::Error::from_io(format!("{call}({})", path.display()), error);
                     LaunchError::Step { doing: format!("mount {}", destination.display()), error }
-                })?;
-                (None, metadata.is_dir())
+                };
+                let not_followed = options.copy_symlink || options.source_not_followed;
+                let metadata = if not_followed { std::fs::symlink_metadata(&path) } else { std::fs::metadata(&path) };
+                let metadata = metadata.map_err(|error| failed("stat", &error))?;
+                if metadata.is_symlink() && options.copy_symlink {
+                    let target = std::fs::read_link(&path).map_err(|error| failed("readlink", &error))?;
+                    self.steps.mounts.push(Step::Symlink { path: destination, target, replace: false });
+                    return Ok(());
+                }
+                let fd = metadata.is_symlink().then(|| open_link(&path).map_err(|error| failed("open", &error)));
+                let fd = fd.transpose()?;
+                (fd.map(|fd| self.plan.fd(format!("source of {}", destination.display()), fd)), metadata.is_dir())
             }
         };
-        let point = if is_dir { MountPoint::Directory } else { MountPoint::File };
+        let point = match (options.destination_not_followed, is_dir) {
+            (true, directory) => MountPoint::NotFollowed { directory },
+            (false, true) => MountPoint::Directory,
+            (false, false) => MountPoint::File,
+        };
         self.bind_known(destination, path, fd, options, point, idmap);
         Ok(())
     }
@@ -383,6 +425,13 @@ fn may_make_nodes() -> bool {
             .map_or(true, |map| map.split_whitespace().eq(["0", "0", "4294967295"]))
 }
 
+/// The link itself.
+fn open_link(path: &Path) -> std::io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    Ok(std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?.into())
+}
+
 fn is_directory(fd: &OwnedFd) -> bool {
     nix::sys::stat::fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
@@ -413,7 +462,8 @@ fn guard_proc(destination: &Path) -> Result<(), LaunchError> {
 pub(crate) fn device_steps(spec: &Spec) -> Result<Vec<Step>, LaunchError> {
     let is_bound = spec.mounts().iter().flatten().any(|mount| {
         clean(mount.destination()) == Path::new("/dev")
-            && options::parse(mount.options().as_deref().unwrap_or_default()).bind
+            && (mount.typ().as_deref() == Some("bind")
+                || options::parse(mount.options().as_deref().unwrap_or_default()).bind)
     });
     if is_bound {
         return Ok(Vec::new());

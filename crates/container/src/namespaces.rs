@@ -12,7 +12,7 @@ use killick_sys::userns::{self, Maps, outside};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
 pub(crate) enum Pid {
@@ -52,6 +52,14 @@ pub(crate) struct Namespaces {
     pub(crate) born_outside: bool,
 }
 
+/// A path that is anything else, a pipe for one, must not stop us; setns says what it is.
+fn open_namespace(path: &Path) -> Result<OwnedFd, Error> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(path).map(OwnedFd::from).call(|| format!("open({})", path.display()))
+}
+
 /// Opens what is joined and makes the user namespace.
 pub(crate) fn of(spec: &Spec) -> Result<Namespaces, LaunchError> {
     let mut found = Namespaces {
@@ -68,9 +76,7 @@ pub(crate) fn of(spec: &Spec) -> Result<Namespaces, LaunchError> {
     for namespace in linux.namespaces().iter().flatten() {
         let kind = kind(namespace.typ());
         let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
-        let opened = path
-            .map(|path| File::open(path).map(OwnedFd::from).call(|| format!("open({})", path.display())))
-            .transpose()?;
+        let opened = path.map(|path| open_namespace(path)).transpose()?;
         match (kind, opened) {
             (NamespaceKind::Pid, Some(fd)) if is_own(&fd, kind)? => {}
             (NamespaceKind::Pid, Some(fd)) => found.pid = Pid::Joined(fd, path.cloned().unwrap_or_default()),
@@ -178,6 +184,18 @@ impl Namespaces {
     /// For kernels without that kind.
     pub(crate) fn leave_out(&mut self, kind: NamespaceKind) {
         self.new.retain(|new| *new != kind);
+    }
+
+    /// Whose the container's cgroup is to be (runtime-spec, "Cgroup ownership"): of the container's root, where it has
+    /// a cgroup namespace of its own and a cgroup file system to write to.
+    pub(crate) fn cgroup_owner(&self, spec: &Spec) -> Option<u32> {
+        let is_cgroup = |kind: Option<&str>| matches!(kind, Some("cgroup" | "cgroup2"));
+        let mut mounts = spec.mounts().iter().flatten().filter(|mount| is_cgroup(mount.typ().as_deref()));
+        let is_writable = mounts.any(|mount| {
+            crate::options::parse(mount.options().as_deref().unwrap_or_default()).set & libc::MS_RDONLY == 0
+        });
+        let user = self.user.as_ref().filter(|_| is_writable && self.is_new(NamespaceKind::Cgroup))?;
+        outside(&user.maps.uid, 0)
     }
 
     /// Whether a second process has to go on where the first was.

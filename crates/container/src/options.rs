@@ -3,8 +3,40 @@
 use killick_sys::launch::Propagation;
 use killick_sys::mount::{
     MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME, MS_NOSYMFOLLOW,
+    MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME, MS_LAZYTIME, MS_NOSYMFOLLOW,
 };
+use serde_json::Value;
+
+/// Every option that is ours and not the file system's, sorted (`features`).
+#[rustfmt::skip]
+pub const OPTIONS: [&str; 70] = [
+    "async", "atime", "bind", "copy-symlink", "defaults", "dest-nofollow", "dev", "diratime", "dirsync", "exec", "idmap",
+    "iversion", "lazytime", "loud", "mand", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime",
+    "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "rasync", "ratime", "rbind", "rdev",
+    "rdiratime", "rdirsync", "relatime", "remount", "rexec", "ridmap", "rmand", "rnoatime", "rnodev", "rnodiratime",
+    "rnoexec", "rnomand", "rnorelatime", "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime",
+    "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid", "rsymfollow", "rsync", "runbindable", "rw", "shared",
+    "silent", "slave", "src-nofollow", "strictatime", "suid", "symfollow", "sync", "tmpcopyup", "unbindable",
+];
+
+/// What is dropped or read otherwise than it stands there.
+pub(crate) fn warnings(config: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for mount in config.get("mounts").and_then(Value::as_array).into_iter().flatten() {
+        let destination = mount.get("destination").and_then(Value::as_str).unwrap_or_default();
+        if !destination.starts_with('/') {
+            warnings.push(format!("mount {destination:?}: a relative destination is taken from /"));
+        }
+        let listed = mount.get("options").and_then(Value::as_array).into_iter().flatten();
+        let listed: Vec<String> = listed.filter_map(Value::as_str).map(str::to_owned).collect();
+        let parsed = parse(&listed);
+        let is_bind = parsed.bind || mount.get("type").and_then(Value::as_str) == Some("bind");
+        if is_bind && !parsed.data.is_empty() {
+            warnings.push(format!("mount {destination}: a bind mount takes no data, dropped: {:?}", parsed.data));
+        }
+    }
+    warnings
+}
 
 /// A later option wins over an earlier one; what was cleared is kept, because a bind takes its source's flags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,12 +50,18 @@ pub(crate) struct Options {
     pub(crate) recursive: bool,
     /// Owners shown by a user namespace's maps; whether of the mounts below too.
     pub(crate) idmap: Option<bool>,
+    /// What is mounted already is changed.
+    pub(crate) remount: bool,
+    /// A source that is a link is made again, not mounted.
+    pub(crate) copy_symlink: bool,
+    /// A link itself is mounted, or mounted on.
+    pub(crate) source_not_followed: bool,
+    pub(crate) destination_not_followed: bool,
     /// What is the file system's own business.
     pub(crate) data: String,
 }
 
 const MS_I_VERSION: u64 = 1 << 23;
-const MS_LAZYTIME: u64 = 1 << 25;
 
 pub(crate) fn parse(options: &[String]) -> Options {
     let mut parsed = Options::default();
@@ -49,7 +87,12 @@ impl Options {
             return;
         }
         match option {
-            "defaults" | "loud" | "" => {}
+            // The kernel has no other word for what is not relatime: nothing is changed.
+            "defaults" | "loud" | "" | "rnorelatime" => {}
+            "remount" => self.remount = true,
+            "copy-symlink" => self.copy_symlink = true,
+            "src-nofollow" => self.source_not_followed = true,
+            "dest-nofollow" => self.destination_not_followed = true,
             "bind" => self.bind = true,
             "rbind" => {
                 self.bind = true;
@@ -81,12 +124,13 @@ fn flag(option: &str) -> Option<(u64, bool)> {
         "dev" => (libc::MS_NODEV, false),
         "noexec" => (libc::MS_NOEXEC, true),
         "exec" => (libc::MS_NOEXEC, false),
-        "sync" => (libc::MS_SYNCHRONOUS, true),
-        "async" => (libc::MS_SYNCHRONOUS, false),
-        "dirsync" => (libc::MS_DIRSYNC, true),
-        "remount" => (libc::MS_REMOUNT, true),
-        "mand" => (libc::MS_MANDLOCK, true),
-        "nomand" => (libc::MS_MANDLOCK, false),
+        // Flags of file systems, not of mounts: for a new one they hold, with a bind the kernel does not look at them
+        // (crun's recursive forms neither).
+        "sync" | "rsync" => (libc::MS_SYNCHRONOUS, true),
+        "async" | "rasync" => (libc::MS_SYNCHRONOUS, false),
+        "dirsync" | "rdirsync" => (libc::MS_DIRSYNC, true),
+        "mand" | "rmand" => (libc::MS_MANDLOCK, true),
+        "nomand" | "rnomand" => (libc::MS_MANDLOCK, false),
         "noatime" => (libc::MS_NOATIME, true),
         "atime" => (libc::MS_NOATIME, false),
         "nodiratime" => (libc::MS_NODIRATIME, true),

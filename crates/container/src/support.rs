@@ -19,21 +19,6 @@ const fn refused(field: &'static str, why: &'static str) -> Refused {
 
 pub const REFUSED: &[Refused] = &[refused("linux.personality.flags", "no flag is known")];
 
-/// Mount options that are refused; an option that nobody knows is the file system's own.
-pub const REFUSED_OPTIONS: &[&str] = &[
-    "remount",
-    "copy-symlink",
-    "src-nofollow",
-    "dest-nofollow",
-    "rsync",
-    "rasync",
-    "rdirsync",
-    "rmand",
-    "rnomand",
-    "rnorelatime",
-    "rnostrictatime",
-];
-
 const NAMESPACES: [&str; 8] = ["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"];
 const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 /// System V IPC and POSIX queues: of the IPC namespace.
@@ -89,6 +74,7 @@ pub fn check(config: &mut Value) -> Result<Vec<String>, String> {
     hooks(config)?;
     seccomp(config)?;
     crate::net_devices::check(config, namespaces.iter().any(|(name, _)| name == "network"))?;
+    warnings.extend(crate::options::warnings(config));
     if config.pointer("/linux/intelRdt").is_some() && crate::rdt::mounted().is_none() {
         return Err("linux.intelRdt: this host has no resctrl file system".into());
     }
@@ -263,8 +249,8 @@ fn mounts(config: &Value, has_user_namespace: bool) -> Result<(), String> {
             let option = option.as_str().unwrap_or_default();
             let name = option.split('=').next().unwrap_or_default();
             let is_tmpfs = mount.get("type").and_then(Value::as_str) == Some("tmpfs");
-            if REFUSED_OPTIONS.contains(&name) || (name == "tmpcopyup" && !is_tmpfs) {
-                return Err(format!("mount {destination}: option {option:?} is not supported yet"));
+            if name == "tmpcopyup" && !is_tmpfs {
+                return Err(format!("mount {destination}: option {option:?} is of tmpfs only"));
             }
         }
     }

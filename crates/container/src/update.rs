@@ -36,7 +36,7 @@ pub fn update(cgroup: &Cgroup, config: &mut Value, mut change: Value) -> Result<
 }
 
 fn parse(resources: &Value) -> Result<LinuxResources, String> {
-    serde_json::from_value(resources.clone()).map_err(|error| format!("resources: {error}"))
+    crate::config::typed(resources, "resources")
 }
 
 /// Quota and period are one file on v2: the half that is not given stays as it is.

@@ -86,6 +86,8 @@ impl Bundles {
         };
         let lived = bundle::create_with(&self.host.facts, request, change).and_then(|mut birth| {
             birth.at_gate(|_| Ok(()))?;
+            // As the caller does: the process hangs up without it.
+            let _terminal = birth.take_terminal();
             let container = birth.into_container()?;
             // A process that told its failure is reaped by whoever heard it.
             let started = bundle::start(&container, &gate, soon());

@@ -190,7 +190,7 @@ fn context(global: &Parsed, log: Log, program: &str) -> Result<Context, (Log, Fa
 }
 
 fn told(log: Log, failure: Failure) -> Done {
-    log.error(&failure.message);
+    log.error(&killick_container::config::one_line(&failure.message));
     Err(failure)
 }
 

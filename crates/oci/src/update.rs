@@ -51,8 +51,8 @@ pub fn command() -> Command {
                 Flag::value(&["memory-reservation"], "BYTES", ""),
                 Flag::value(&["memory-swap"], "BYTES", "memory and swap together"),
                 Flag::value(&["pids-limit"], "N", ""),
-                Flag::value(&["l3-cache-schema"], "TEXT", "not supported yet"),
-                Flag::value(&["mem-bw-schema"], "TEXT", "not supported yet"),
+                Flag::value(&["l3-cache-schema"], "TEXT", "its share of cache (resctrl)"),
+                Flag::value(&["mem-bw-schema"], "TEXT", "its share of memory bandwidth (resctrl)"),
                 HELP,
             ]
         },
@@ -62,14 +62,14 @@ pub fn command() -> Command {
 }
 
 fn update(context: &Context, parsed: &Parsed, words: &[String]) -> Done {
-    for flag in ["l3-cache-schema", "mem-bw-schema"] {
-        if parsed.has(flag) {
-            return Err(format!("--{flag}: linux.intelRdt is not supported yet").into());
-        }
-    }
     let mut state = context.root.load(&words[0])?;
     if matches!(state.status()?, Status::Stopped | Status::Creating) {
         return Err("container not running".into());
+    }
+    let schemas = ["l3-cache-schema", "mem-bw-schema"].map(|flag| parsed.one(flag));
+    if schemas.iter().any(Option::is_some) {
+        let rdt = state.record.rdt().ok_or("linux.intelRdt: the container has no group of resctrl")?;
+        rdt.change(schemas[0], schemas[1])?;
     }
     let change = match parsed.one("resources") {
         Some("-") => {

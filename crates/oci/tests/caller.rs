@@ -34,6 +34,7 @@ fn named(id: &str) -> Vec<String> {
 }
 
 /// Starts `create` under a tracer and kills it when it has made so many stops at system calls. False: it had ended.
+#[allow(clippy::zombie_processes, reason = "reaped by its tracer, waitpid")]
 fn create_until(bundle: &Bundle, stops: u32) -> bool {
     let path = bundle.path().to_str().unwrap().to_owned();
     let mut command = bundle.command(&["create", "-b", &path, &bundle.id]);

@@ -38,8 +38,8 @@ fn an_invalid_configuration_is_refused_and_leaves_nothing() {
         json!({"process": {"scheduler": {"policy": "SCHED_FIFO", "nice": 3}}}),
         "process.scheduler.nice: 3 is invalid here",
     );
-    check(json!({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}), "linux.timeOffsets: time namespaces");
-    check(json!({"linux": {"rootfsPropagation": "unbindable"}}), "rootfsPropagation=unbindable is not supported");
+    check(json!({"linux": {"timeOffsets": {"boottime": {"secs": 1}}}}), "linux.timeOffsets: time namespace offsets");
+    check(json!({"linux": {"rootfsPropagation": "sideways"}}), "rootfsPropagation=sideways is not supported");
     check(
         json!({"linux": {"sysctl": {"vm.swappiness": "1"}}}),
         "sysctl \"vm.swappiness\" is not in a separate kernel namespace",
@@ -130,8 +130,5 @@ fn the_table_for_people_names_every_field_that_is_refused() {
     for refused in killick_container::support::REFUSED {
         let row = format!("| `{}` | refused |", refused.field);
         assert!(table.contains(&row), "docs/oci-support.md has no row {row:?}");
-    }
-    for option in killick_container::support::REFUSED_OPTIONS {
-        assert!(table.contains(&format!("`{option}`")), "docs/oci-support.md does not name the option {option}");
     }
 }

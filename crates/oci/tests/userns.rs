@@ -219,10 +219,338 @@ fn the_hosts_network_shows_the_hosts_sys() {
 
 #[test]
 fn the_hosts_processes_and_queues_are_shown_where_they_are_shared() {
-    std::fs::create_dir_all("/dev/mqueue").unwrap();
     let bundle = shell("test -d /proc/1 && grep -q sleep /proc/1/comm && echo own || echo shared", json!({}));
     let mut config = bundle.config();
     config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
     bundle.configure(&config);
     prints(&bundle, "shared\n");
+}
+
+/// A process in namespaces of its own, made by unshare(1), to be joined by path.
+struct Elsewhere(std::process::Child);
+
+impl Elsewhere {
+    fn new(words: &[&str]) -> Self {
+        let mut command = std::process::Command::new("unshare");
+        command.args(words).args(["sh", "-c", "echo ready; exec sleep 1000000"]);
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut ready = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        Elsewhere(child)
+    }
+
+    fn path(&self, kind: &str) -> String {
+        format!("/proc/{}/ns/{kind}", self.0.id())
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// With these namespaces instead, and without what the others would need.
+fn with_namespaces(bundle: &Bundle, namespaces: Value) {
+    let mut config = bundle.config();
+    config["linux"]["namespaces"] = namespaces;
+    bundle.configure(&config);
+}
+
+#[test]
+fn a_user_namespace_is_joined_by_path_with_what_belongs_to_it_and_what_does_not() {
+    let owner = self::bundle(json!({}));
+    owner.create();
+    let owned = |kind: &str| format!("/proc/{}/ns/{kind}", owner.pid());
+    let hosts = Elsewhere::new(&["--ipc"]);
+    let bundle = shell("echo up; ls /sys/class/net; id -u; hostname mine && hostname", capable(&["CAP_SYS_ADMIN"]));
+    let mut config = bundle.config();
+    for field in ["uidMappings", "gidMappings"] {
+        config["linux"].as_object_mut().unwrap().remove(field);
+    }
+    // The queues of a namespace that is the host's are the host's to mount.
+    config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev/mqueue");
+    config["hostname"] = json!("");
+    bundle.configure(&config);
+    with_namespaces(
+        &bundle,
+        json!([
+            {"type": "user", "path": owned("user")}, {"type": "network", "path": owned("net")},
+            {"type": "uts", "path": owned("uts")}, {"type": "ipc", "path": hosts.path("ipc")},
+            {"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}]),
+    );
+    prints(&bundle, "up\nlo\n0\nmine\n");
+    // The same mappings may be said again, others not.
+    let mut config = bundle.config();
+    merge(&mut config, json!({"linux": mappings(), "process": {"args": ["true"]}}));
+    bundle.configure(&config);
+    bundle.run().ok();
+    config["linux"]["uidMappings"][0]["hostID"] = json!(5);
+    bundle.configure(&config);
+    bundle.run().fails("both user namespace path and non-matching mapping specified");
+}
+
+#[test]
+fn our_own_user_namespace_by_path_is_none() {
+    let bundle = Bundle::shell("cat /proc/self/uid_map");
+    let mut config = bundle.config();
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user", "path": "/proc/self/ns/user"}));
+    bundle.configure(&config);
+    let out = bundle.run().ok();
+    assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"]);
+}
+
+#[test]
+fn a_namespace_that_forbids_setgroups_is_joined_without_groups() {
+    // unshare writes "deny" for a map of one's own group.
+    let denied = Elsewhere::new(&["--user", "--map-root-user"]);
+    assert_eq!(fs::read_to_string(format!("/proc/{}/setgroups", denied.0.id())).unwrap(), "deny\n");
+    for (groups, expected) in [(json!([]), Ok("0\n")), (json!([1]), Err("setgroups"))] {
+        let bundle = Bundle::new(json!({"process": {"args": ["id", "-G"], "user": {"additionalGids": groups}}}));
+        let mut config = bundle.config();
+        config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev/pts");
+        config["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "user", "path": denied.path("user")}));
+        bundle.configure(&config);
+        match expected {
+            Ok(out) => prints(&bundle, out),
+            Err(text) => bundle.run().fails(text),
+        }
+    }
+}
+
+#[test]
+fn a_bind_mount_shows_its_owners_by_the_containers_maps_or_its_own() {
+    let source = tempfile::tempdir().unwrap();
+    fs::set_permissions(source.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(source.path().join("roots"), "").unwrap();
+    fs::write(source.path().join("users"), "").unwrap();
+    std::os::unix::fs::chown(source.path().join("users"), Some(1000), Some(1001)).unwrap();
+    let run = |mut mount: Value| {
+        merge(&mut mount, json!({"destination": "/data", "source": source.path()}));
+        let bundle = shell("stat -c %u:%g /data/roots /data/users; touch /data/new && stat -c %u /data/new", json!({}));
+        let mut config = bundle.config();
+        config["mounts"].as_array_mut().unwrap().push(mount);
+        bundle.configure(&config);
+        fs::create_dir(bundle.rootfs().join("data")).unwrap();
+        let run = bundle.run();
+        let new = fs::metadata(source.path().join("new")).map(|made| made.uid()).ok();
+        let _ = fs::remove_file(source.path().join("new"));
+        (run.code, run.out, run.err, new)
+    };
+    // Plain: the host's owners are nobody.
+    let (code, out, _, new) = run(json!({"options": ["bind"]}));
+    assert_eq!((code, out.as_str(), new), (1, "65534:65534\n65534:65534\n", None));
+    // By the container's maps: what root inside makes is root's outside.
+    for option in ["idmap", "ridmap"] {
+        let (code, out, err, new) = run(json!({"options": ["rbind", option]}));
+        assert_eq!((code, out.as_str(), err.as_str(), new), (0, "0:0\n1000:1001\n0\n", "", Some(0)), "{option}");
+    }
+    // By its own: what is 1000 on disk is the container's root.
+    let map = |on_disk: u32, host: u32| json!([{"containerID": on_disk, "hostID": host, "size": 1}]);
+    let own = json!({"options": ["bind"], "uidMappings": map(1000, HOST_UID), "gidMappings": map(1001, HOST_GID)});
+    let (_, out, _, _) = run(own);
+    assert_eq!(out, "65534:65534\n0:0\n");
+}
+
+#[test]
+fn an_idmapped_mount_without_a_user_namespace_has_its_own_maps_or_is_refused() {
+    let source = tempfile::tempdir().unwrap();
+    fs::set_permissions(source.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(source.path().join("file"), "").unwrap();
+    let bundle = |mount: Value| {
+        let bundle = Bundle::shell("stat -c %u:%g /data/file");
+        let mut config = bundle.config();
+        let mut all = json!({"destination": "/data", "source": source.path()});
+        merge(&mut all, mount);
+        config["mounts"].as_array_mut().unwrap().push(all);
+        bundle.configure(&config);
+        bundle
+    };
+    let map = json!([{"containerID": 0, "hostID": 7, "size": 9}]);
+    prints(&bundle(json!({"options": ["rbind", "ridmap"], "uidMappings": map, "gidMappings": map})), "7:7\n");
+    bundle(json!({"options": ["rbind", "idmap"]})).run().fails("takes those of the container's user namespace");
+    bundle(json!({"options": ["rbind"], "uidMappings": map})).run().fails("without mount /data.gidMappings");
+    bundle(json!({"type": "tmpfs", "uidMappings": map, "gidMappings": map}))
+        .run()
+        .fails("id-mapped mounts are only supported for bind mounts");
+    // procfs cannot.
+    let proc = json!({"source": "/proc/self/net", "options": ["bind"], "uidMappings": map, "gidMappings": map});
+    bundle(proc).run().fails("cannot be id-mapped on this kernel");
+}
+
+#[test]
+fn clocks_of_a_time_namespace_differ_for_the_first_process_and_execs() {
+    let uptime = || -> f64 { fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap() };
+    let offsets = json!({"boottime": {"secs": 1_000_000, "nanosecs": 5}, "monotonic": {"secs": 7}});
+    for user in [false, true] {
+        let bundle = if user { bundle(json!({})) } else { Bundle::new(json!({})) };
+        let mut config = bundle.config();
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
+        config["linux"]["timeOffsets"] = offsets.clone();
+        bundle.configure(&config);
+        bundle.create();
+        bundle.start();
+        let shown = fs::read_to_string(format!("/proc/{}/timens_offsets", bundle.pid())).unwrap();
+        let shown: Vec<&str> = shown.split_whitespace().collect();
+        assert_eq!(shown, ["monotonic", "7", "0", "boottime", "1000000", "5"], "user namespace: {user}");
+        let inside: f64 =
+            bundle.exec(&[&bundle.id, "cat", "/proc/uptime"]).ok().split(' ').next().unwrap().parse().unwrap();
+        let difference = inside - uptime();
+        assert!((999_990.0..1_000_001.0).contains(&difference), "{difference}");
+        // Joined by path, without a user namespace of its own.
+        let other = Bundle::shell("cat /proc/uptime");
+        let mut config = other.config();
+        let path = format!("/proc/{}/ns/time", bundle.pid());
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time", "path": path}));
+        other.configure(&config);
+        let inside: f64 = other.run().ok().split(' ').next().unwrap().parse().unwrap();
+        assert!((999_990.0..1_000_001.0).contains(&(inside - uptime())));
+        config["linux"]["timeOffsets"] = offsets.clone();
+        other.configure(&config);
+        other.run().fails("nobody may set its offsets");
+    }
+    let bundle = Bundle::shell("true");
+    let mut config = bundle.config();
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
+    config["linux"]["timeOffsets"] = json!({"boottime": {"secs": -1_000_000_000}});
+    bundle.configure(&config);
+    bundle.run().fails("timens_offsets");
+    bundle.assert_gone();
+}
+
+#[test]
+fn a_mount_namespace_by_path_is_joined_and_nothing_of_its_own_is_changed() {
+    let other = Elsewhere::new(&["--mount", "--propagation", "private"]);
+    let root = |pid: u32| fs::read_link(format!("/proc/{pid}/root")).unwrap();
+    let bundle = Bundle::shell("readlink /proc/self/ns/mnt; ls / | wc -l; touch /x && echo writable; sleep 1000000");
+    let names = fs::read_dir(bundle.rootfs()).unwrap().count();
+    let mut config = bundle.config();
+    for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+        if namespace["type"] == "mount" {
+            namespace["path"] = json!(other.path("mnt"));
+        }
+    }
+    config["process"]["args"] = json!(["sleep", "1000000"]);
+    bundle.configure(&config);
+    bundle.create();
+    bundle.start();
+    let theirs = fs::read_link(other.path("mnt")).unwrap();
+    assert_eq!(fs::read_link(format!("/proc/{}/ns/mnt", bundle.pid())).unwrap(), theirs);
+    assert_eq!(root(other.0.id()), std::path::Path::new("/"), "their root is still theirs");
+    assert!(fs::read_dir(format!("/proc/{}/root", other.0.id())).unwrap().count() > names);
+    let script = "readlink /proc/self/ns/mnt; ls / | wc -l; test -c /dev/null && echo null";
+    let exec = bundle.exec(&[&bundle.id, "sh", "-c", script]).ok();
+    assert_eq!(exec, format!("{}\n{names}\nnull\n", theirs.display()));
+}
+
+#[test]
+fn without_a_mount_namespace_the_root_is_a_chroot_and_nothing_is_mounted() {
+    let bundle = Bundle::shell("ls / | wc -l; test -c /dev/null && echo null");
+    let names = fs::read_dir(bundle.rootfs()).unwrap().count();
+    let mut config = bundle.config();
+    config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "mount");
+    bundle.configure(&config);
+    bundle.run().fails("unable to restrict sys entries without a private MNT namespace");
+    for field in ["maskedPaths", "readonlyPaths"] {
+        config["linux"].as_object_mut().unwrap().remove(field);
+    }
+    bundle.configure(&config);
+    bundle.run().fails("unable to mount without a private MNT namespace");
+    config.as_object_mut().unwrap().remove("mounts");
+    bundle.configure(&config);
+    prints(&bundle, &format!("{names}\nnull\n"));
+}
+
+#[test]
+fn an_unbindable_mount_cannot_be_bound() {
+    let source = tempfile::tempdir().unwrap();
+    let script = "mkdir -p /tmp/a; mount -o bind /data /tmp/a 2>/dev/null || echo refused; \
+                  mount -o bind / /tmp/a 2>/dev/null || echo refused";
+    let bundle = Bundle::shell(script);
+    let mut config = bundle.config();
+    merge(&mut config, capable(&["CAP_SYS_ADMIN"]));
+    config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"destination": "/data", "source": source.path(), "options": ["bind", "unbindable"]}));
+    config["linux"]["rootfsPropagation"] = json!("unbindable");
+    bundle.configure(&config);
+    prints(&bundle, "refused\nrefused\n");
+}
+
+#[test]
+fn hooks_see_the_host_and_the_namespaces_as_they_should() {
+    let bundle = bundle(json!({}));
+    let out = bundle.path().join("hooks.out");
+    fs::write(&out, "").unwrap();
+    fs::set_permissions(&out, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    fs::set_permissions(bundle.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let hook = |name: &str| {
+        let script = format!("echo {name} $(id -u) >>{}", out.display());
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+    };
+    let mut config = bundle.config();
+    config["hooks"] = json!({
+        "createRuntime": hook("createRuntime"), "createContainer": hook("createContainer"),
+        "poststart": hook("poststart"), "poststop": hook("poststop"),
+    });
+    config["process"]["args"] = json!(["true"]);
+    bundle.configure(&config);
+    bundle.run().ok();
+    let told = fs::read_to_string(&out).unwrap();
+    assert_eq!(told, "createRuntime 0\ncreateContainer 0\npoststart 0\npoststop 0\n");
+}
+
+#[test]
+fn a_filter_without_no_new_privileges_is_loaded_inside() {
+    let bundle = shell("mkdir /tmp/x 2>/dev/null || echo filtered; grep Seccomp: /proc/self/status", json!({}));
+    let mut config = bundle.config();
+    config["process"]["noNewPrivileges"] = json!(false);
+    config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]});
+    bundle.configure(&config);
+    prints(&bundle, "filtered\nSeccomp:\t2\n");
+}
+
+#[test]
+fn wrong_maps_are_refused_by_name_and_leave_nothing() {
+    let range = |inside: u32, outside: u32, size: u32| json!({"containerID": inside, "hostID": outside, "size": size});
+    let many: Vec<Value> = (0..341).map(|n| range(n, n, 1)).collect();
+    for (map, expected) in [
+        (json!([]), "no namespace path to join nor mappings to apply specified"),
+        (json!([range(1, 1, 1)]), "linux.uidMappings: container id 0 is not mapped"),
+        (json!([range(0, 0, 0)]), "linux.uidMappings[0].size: a range of no ids"),
+        (json!([range(0, 0, 9), range(3, 20, 1)]), "linux.uidMappings[1]: the range 3 20 1 overlaps"),
+        (json!(many), "linux.uidMappings: 341 ranges; the kernel takes 340"),
+    ] {
+        let bundle = bundle(json!({"linux": {"uidMappings": map, "gidMappings": map}}));
+        bundle.run().fails(expected);
+        bundle.assert_gone();
+    }
+}
+
+#[test]
+fn a_v2_cgroup_that_it_may_write_to_is_its_own() {
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        eprintln!("a_v2_cgroup_that_it_may_write_to_is_its_own: this host has no pure cgroup v2; runs in the v2 guest");
+        return;
+    }
+    let script = "stat -c %u /sys/fs/cgroup/cgroup.procs; mkdir /sys/fs/cgroup/mine && echo made; \
+                  echo $$ >/sys/fs/cgroup/mine/cgroup.procs && echo moved; \
+                  echo max 2>/dev/null >/sys/fs/cgroup/pids.max || echo the limit is not ours";
+    let bundle = shell(script, json!({}));
+    let mut config = bundle.config();
+    for mount in config["mounts"].as_array_mut().unwrap() {
+        if mount["destination"] == "/sys/fs/cgroup" {
+            mount["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+        }
+    }
+    bundle.configure(&config);
+    prints(&bundle, "0\nmade\nmoved\nthe limit is not ours\n");
+    // Read-only as it mostly is, it stays root's.
+    prints(&shell("stat -c %u /sys/fs/cgroup/cgroup.procs", json!({})), "65534\n");
 }

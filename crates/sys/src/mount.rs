@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 pub const MS_NOSYMFOLLOW: u64 = 256;
+pub const MS_LAZYTIME: u64 = 1 << 25;
 
 pub const MOUNT_ATTR_RDONLY: u64 = 0x1;
 pub const MOUNT_ATTR_NOSUID: u64 = 0x2;
@@ -147,19 +148,30 @@ pub fn flag_list(flags: u64) -> String {
     if names.is_empty() { "0".into() } else { names.join("|") }
 }
 
+const ATTRIBUTES: [(u64, u64); 8] = [
+    (libc::MS_RDONLY, MOUNT_ATTR_RDONLY),
+    (libc::MS_NOSUID, MOUNT_ATTR_NOSUID),
+    (libc::MS_NODEV, MOUNT_ATTR_NODEV),
+    (libc::MS_NOEXEC, MOUNT_ATTR_NOEXEC),
+    (libc::MS_NOATIME, MOUNT_ATTR_NOATIME),
+    (libc::MS_STRICTATIME, MOUNT_ATTR_STRICTATIME),
+    (libc::MS_NODIRATIME, MOUNT_ATTR_NODIRATIME),
+    (MS_NOSYMFOLLOW, MOUNT_ATTR_NOSYMFOLLOW),
+];
+
+/// An existing mount's file system, or with `MS_BIND` in `flags` the mount itself, as `mount -o remount` changes it.
+pub fn remount(mounted: BorrowedFd<'_>, flags: u64, data: &str) -> Result<()> {
+    mount_c(None, &at(mounted), "", libc::MS_REMOUNT | flags, data)
+}
+
+/// `MOUNT_ATTR_*` to `MS_*`.
+pub fn flags_of_attributes(attributes: u64) -> u64 {
+    ATTRIBUTES.iter().filter(|(_, a)| attributes & a != 0).fold(0, |flags, (flag, _)| flags | flag)
+}
+
 /// `MS_*` to `MOUNT_ATTR_*`, for what is a property of the mount (not of the file system).
 pub fn attributes(flags: u64) -> u64 {
-    let table = [
-        (libc::MS_RDONLY, MOUNT_ATTR_RDONLY),
-        (libc::MS_NOSUID, MOUNT_ATTR_NOSUID),
-        (libc::MS_NODEV, MOUNT_ATTR_NODEV),
-        (libc::MS_NOEXEC, MOUNT_ATTR_NOEXEC),
-        (libc::MS_NOATIME, MOUNT_ATTR_NOATIME),
-        (libc::MS_STRICTATIME, MOUNT_ATTR_STRICTATIME),
-        (libc::MS_NODIRATIME, MOUNT_ATTR_NODIRATIME),
-        (MS_NOSYMFOLLOW, MOUNT_ATTR_NOSYMFOLLOW),
-    ];
-    table.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |attributes, (_, attribute)| attributes | attribute)
+    ATTRIBUTES.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |attributes, (_, attribute)| attributes | attribute)
 }
 
 /// `MOUNT_ATTR_*` to `MS_*`.
@@ -310,6 +322,17 @@ impl NewFilesystem {
             }
         }
         Ok(())
+    }
+
+    /// `MS_*` that are the file system's, not the mount's.
+    pub fn set_superblock(&self, flags: u64) -> Result<()> {
+        const NAMES: [(u64, &str); 4] = [
+            (libc::MS_SYNCHRONOUS, "sync"),
+            (libc::MS_DIRSYNC, "dirsync"),
+            (libc::MS_MANDLOCK, "mand"),
+            (MS_LAZYTIME, "lazytime"),
+        ];
+        NAMES.iter().filter(|(flag, _)| flags & flag != 0).try_for_each(|(_, name)| self.set_flag(name))
     }
 
     #[allow(unsafe_code)]

@@ -42,7 +42,16 @@ impl Kill {
     /// Sends SIGKILL to whatever is in the cgroup or below it and says how many processes it has found. Never waits:
     /// a killed process is gone after ~0.1 ms, one in an uninterruptible call when that returns.
     pub fn step(&mut self) -> Result<usize, CgroupError> {
-        if self.place.controller.is_empty() { self.step_v2() } else { self.step_v1() }
+        let step = if self.place.controller.is_empty() { self.step_v2() } else { self.step_v1() };
+        match step {
+            // systemd removes a scope when its last process ends, while we look at it.
+            Err(CgroupError::File(error))
+                if matches!(error.errno(), Errno::ENOENT | Errno::ENODEV) && !self.place.dir.exists() =>
+            {
+                Ok(0)
+            }
+            other => other,
+        }
     }
 
     /// Steps until the cgroup is empty.
@@ -162,6 +171,18 @@ mod tests {
     use super::*;
     use crate::cgroup::{Cgroup, Layout};
     use std::time::Duration;
+
+    #[test]
+    fn a_cgroup_that_goes_while_it_is_killed_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        for controller in ["pids", ""] {
+            let gone = dir.path().join("gone");
+            let place =
+                Place { dir: gone, controller: controller.to_owned(), path: PathBuf::from("gone"), freezer: None };
+            let mut kill = Kill::new(place);
+            assert_eq!(kill.step().unwrap(), 0, "{controller:?}");
+        }
+    }
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a process to kill")]

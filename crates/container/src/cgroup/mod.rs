@@ -21,6 +21,7 @@ use crate::devices::DeviceError;
 use crate::resources::{self, ResourceError, Tolerate, Version, Write};
 use crate::systemd::{SystemdError, Unit, properties};
 
+mod delegate;
 mod kill;
 mod leaf;
 mod oom;
@@ -75,12 +76,24 @@ pub enum Newborn {
 pub struct Cgroup {
     layout: Layout,
     /// Relative to each hierarchy's root: `killick/pod<uid>/web`.
+    #[serde(deserialize_with = "recorded_path")]
     path: PathBuf,
     /// Whether the v2 tree holds this cgroup too: always on pure v2, on a hybrid host only where a limit needs it.
     unified: bool,
     /// systemd makes, changes and ends it, over D-Bus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unit: Option<Unit>,
+}
+
+/// A record says what is killed and removed: never a hierarchy's root, nor anything outside.
+fn recorded_path<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    let is_plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if is_plain && !path.as_os_str().is_empty() {
+        Ok(path)
+    } else {
+        Err(serde::de::Error::custom(format!("{path:?} is no path of a cgroup of ours")))
+    }
 }
 
 /// v2 controllers that are enabled for children, where the host has them.

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
+use killick_container::cgroup::OomWatch;
 use killick_supervisor::reap;
 use killick_supervisor::wait::ended;
 use killick_sys::pidfd::PidFd;
@@ -43,6 +44,7 @@ pub fn watch_first(shim: &Rc<Shim>, task: &Rc<Task>) {
         }
         let mut told = task.first.told.subscribe();
         let _ = told.wait_for(|told| *told).await;
+        tell_oom(&shim, &task);
         let mut busy = task.busy.subscribe();
         let _ = busy.wait_for(|count| *count == 0).await;
         task.first.pidfd.borrow_mut().take();
@@ -105,7 +107,7 @@ impl AsRawFd for Raw {
 
 /// Tells when the OOM killer has been at work, until the cgroup is gone.
 pub fn watch_oom(shim: &Rc<Shim>, task: &Rc<Task>) {
-    let mut watch = match task.cgroup.watch_oom() {
+    let watch = match task.cgroup.watch_oom() {
         Ok(Some(watch)) => watch,
         Ok(None) => return,
         Err(error) => {
@@ -115,17 +117,25 @@ pub fn watch_oom(shim: &Rc<Shim>, task: &Rc<Task>) {
     };
     let interest = if watch.interest().contains(PollFlags::POLLPRI) { Interest::PRIORITY } else { Interest::READABLE };
     let Ok(fd) = watch.try_clone_fd().and_then(|fd| AsyncFd::with_interest(Raw(fd), interest)) else { return };
-    let (shim, weak, id) = (Rc::clone(shim), Rc::downgrade(task), task.id.clone());
+    *task.oom.borrow_mut() = Some(watch);
+    let (shim, task) = (Rc::clone(shim), Rc::downgrade(task));
     tokio::task::spawn_local(async move {
         while let Ok(mut ready) = fd.ready(interest).await {
             ready.clear_ready();
-            let Ok(notice) = watch.read() else { return };
-            if notice.kills > 0 {
-                shim.events.publish("/tasks/oom", "TaskOOM", &TaskOf { container_id: id.clone() });
-            }
-            if notice.gone || weak.strong_count() == 0 {
+            let Some(task) = task.upgrade() else { return };
+            if tell_oom(&shim, &task) {
                 return;
             }
         }
     });
+}
+
+/// Whether the cgroup is gone.
+fn tell_oom(shim: &Shim, task: &Task) -> bool {
+    let Some(notice) = task.oom.borrow_mut().as_mut().map(OomWatch::read) else { return true };
+    let Ok(notice) = notice else { return true };
+    if notice.kills > 0 {
+        shim.events.publish("/tasks/oom", "TaskOOM", &TaskOf { container_id: task.id.clone() });
+    }
+    notice.gone
 }

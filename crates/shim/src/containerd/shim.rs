@@ -336,7 +336,7 @@ impl Shim {
 
     fn stats(&self, id: &str) -> Result<StatsResponse, Status> {
         let task = self.task(id)?;
-        let metrics = task.cgroup.stats().map_err(unknown)?;
+        let metrics = task.seen.borrow_mut().stats(&task.cgroup).map_err(unknown)?;
         Ok(StatsResponse { stats: Some(metrics::any(&metrics)) })
     }
 

@@ -94,6 +94,12 @@ pub enum MountPoint {
     File,
     /// /proc and /sys: a real directory or nothing, never a symlink (CVE-2019-19921, CVE-2023-27561).
     OrdinaryDirectory,
+    /// What is there, even if it is a link, or a directory or file where nothing is.
+    NotFollowed {
+        directory: bool,
+    },
+    /// A mount that is there.
+    Mounted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +110,8 @@ pub enum MountSource {
     Bind { path: PathBuf, verify: Option<Fd>, recursive: bool },
     /// Made earlier by `CloneTree`.
     Tree(Tree),
+    /// What is mounted there, changed: the file system with its data, or the mount itself.
+    Remount { data: String, bind: bool },
 }
 
 /// A mount inside the container's root.

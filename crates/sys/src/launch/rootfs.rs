@@ -239,6 +239,10 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             }
             Ok(())
         }
+        MountSource::Remount { data, bind } => {
+            let bind = if *bind { libc::MS_BIND } else { 0 };
+            Ok(mount::remount(point.as_fd(), mount.set | bind, data)?)
+        }
         MountSource::Tree(tree) => {
             let tree = take(child, *tree)?;
             Ok(mount::move_mount(tree.as_fd(), point.as_fd())?)
@@ -292,6 +296,17 @@ fn mount_point(root: BorrowedFd<'_>, mount: &Mount) -> Result<OwnedFd> {
     match mount.point {
         MountPoint::Directory => mkdirs_in_root(root, &mount.destination, 0o755),
         MountPoint::File => create_file_in_root(root, &mount.destination, 0o644),
+        MountPoint::Mounted => open_in_root(root, &mount.destination, OFlag::O_PATH),
+        MountPoint::NotFollowed { directory } => {
+            let (parent, name) = parent_in_root(root, &mount.destination)?;
+            if kind_of(parent.as_fd(), name)?.is_some() {
+                open_child(parent.as_fd(), name, OFlag::O_PATH)
+            } else if directory {
+                mkdirs_in_root(root, &mount.destination, 0o755)
+            } else {
+                create_file_in_root(root, &mount.destination, 0o644)
+            }
+        }
         MountPoint::OrdinaryDirectory => {
             let (parent, name) = parent_in_root(root, &mount.destination)?;
             if kind_of(parent.as_fd(), name)?.is_none() {
@@ -330,6 +345,7 @@ pub(super) fn mount_filesystem(
         let new = NewFilesystem::open(fstype)?;
         new.set("source", source)?;
         new.set_data(data)?;
+        new.set_superblock(flags)?;
         let made = new.mount(flags)?;
         if copy_up {
             super::copyup::copy_up(point, made.as_fd())?;

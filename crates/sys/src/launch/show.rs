@@ -106,6 +106,10 @@ impl fmt::Display for Shown<'_> {
                         let destination = mount.destination.display();
                         write!(f, "mount({}, root{destination}, MS_BIND{recursive}){verified}", path.display())?;
                     }
+                    MountSource::Remount { data, bind } => {
+                        let bind = if *bind { "|MS_BIND" } else { "" };
+                        write!(f, "mount(root{}, MS_REMOUNT{bind}, {data:?})", mount.destination.display())?;
+                    }
                     MountSource::Tree(tree) => write!(f, "move_mount({tree}, root{})", mount.destination.display())?,
                 }
                 if let Some(propagation) = mount.propagation {

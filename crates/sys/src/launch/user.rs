@@ -9,6 +9,10 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 pub const USER_FILE_BYTES_MAX: u64 = 4 << 20;
+/// Of one file; a distribution has fifty, a large site some thousands.
+pub const USER_FILE_LINES_MAX: usize = 1 << 16;
+/// A group may list thousands of members.
+pub const USER_FILE_LINE_BYTES_MAX: usize = 256 << 10;
 /// Supplementary groups taken from the image; the kernel's own limit is 65,536.
 pub const IMAGE_GROUPS_MAX: usize = 1024;
 /// CRI's limit: larger ids have wrapped somewhere (CVE-2024-40635).
@@ -35,13 +39,18 @@ pub(super) fn home(root: BorrowedFd<'_>, uid: u32) -> Option<String> {
 
 /// A missing file is an empty one: many images have none.
 fn read(root: BorrowedFd<'_>, path: &str) -> Result<String, LaunchError> {
+    let refused = |cause: String| Err(LaunchError::UserFile { path: path.into(), cause });
     match read_in_root(root, Path::new(path), USER_FILE_BYTES_MAX) {
+        Ok(bytes) if bytes.split(|byte| *byte == b'\n').count() > USER_FILE_LINES_MAX => {
+            refused(format!("more than {USER_FILE_LINES_MAX} lines"))
+        }
+        Ok(bytes) if bytes.split(|byte| *byte == b'\n').any(|line| line.len() > USER_FILE_LINE_BYTES_MAX) => {
+            refused(format!("a line of more than {USER_FILE_LINE_BYTES_MAX} bytes"))
+        }
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ENOTDIR) => Ok(String::new()),
-        Err(error) if error.errno() == Errno::EFBIG => {
-            Err(LaunchError::UserFile { path: path.into(), cause: format!("larger than {USER_FILE_BYTES_MAX} bytes") })
-        }
-        Err(error) => Err(LaunchError::UserFile { path: path.into(), cause: error.to_string() }),
+        Err(error) if error.errno() == Errno::EFBIG => refused(format!("larger than {USER_FILE_BYTES_MAX} bytes")),
+        Err(error) => refused(error.to_string()),
     }
 }
 
@@ -159,6 +168,43 @@ mod tests {
         check("4294967296", "unable to find user 4294967296: no matching entries in passwd file");
         check("2147483648", "unable to find user 2147483648: no matching entries in passwd file");
         check("nginx:nosuch", "unable to find group nosuch: no matching entries in group file");
+    }
+
+    /// The image's files may be anything: what they are decides, and nothing blocks, follows them out or eats memory.
+    #[test]
+    fn a_hostile_passwd_is_an_error_that_names_it_and_never_a_user() {
+        use std::os::fd::{AsFd, OwnedFd};
+        type Make = fn(&Path);
+        let query = UserQuery { user: "nginx".into(), ..UserQuery::default() };
+        let cases: [(&str, Make, &str); 9] = [
+            ("none", |_| {}, "unable to find user nginx: no matching entries in passwd file"),
+            ("fifo", |at| nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRWXU).unwrap(), "EINVAL"),
+            ("directory", |at| std::fs::create_dir(at).unwrap(), "EINVAL"),
+            ("itself", |at| std::os::unix::fs::symlink("/etc/passwd", at).unwrap(), "ELOOP"),
+            ("outside", |at| std::os::unix::fs::symlink("../../../../../../etc/shadow", at).unwrap(), "unable to find"),
+            ("magic", |at| std::os::unix::fs::symlink("/proc/self/fd/0", at).unwrap(), "unable to find user"),
+            (
+                "huge",
+                |at| std::fs::File::create(at).unwrap().set_len(1 << 40).unwrap(),
+                "/etc/passwd: larger than 4194304 bytes",
+            ),
+            ("lines", |at| std::fs::write(at, "a\n".repeat(70_000)).unwrap(), "/etc/passwd: more than 65536 lines"),
+            (
+                "line",
+                |at| std::fs::write(at, "a".repeat(300_000)).unwrap(),
+                "/etc/passwd: a line of more than 262144 bytes",
+            ),
+        ];
+        for (name, make, expected) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("etc")).unwrap();
+            make(&dir.path().join("etc/passwd"));
+            let root = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+            let error = find(root.as_fd(), &query).unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+            // Who needs no look-up does not care.
+            assert_eq!(home(root.as_fd(), 101), None, "{name}");
+        }
     }
 
     #[test]

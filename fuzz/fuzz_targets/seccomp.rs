@@ -1,0 +1,8 @@
+//! A seccomp profile up to its filter.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = killick_container::hostile::seccomp(bytes);
+});
