@@ -175,6 +175,16 @@ impl World {
         if output.code != 0 { Err(format!("{line}: {}{}", output.stdout, output.stderr)) } else { Ok(output.stdout) }
     }
 
+    /// Whether the program under test lives on an imitated kernel that is older than this one.
+    pub fn is_before(&self, kernel: (u32, u32)) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| refusal.kernel < kernel)
+    }
+
+    /// What /proc/PID/status says of a process without a filter of its own: the imitation is one.
+    pub fn no_filter(&self) -> &'static str {
+        if self.refusal.is_some() { "Seccomp:\t2" } else { "Seccomp:\t0" }
+    }
+
     /// What starts a program of ours: its path, or what imitates an old kernel for it.
     pub fn words(&self, program: &Path) -> Vec<String> {
         let program = program.display().to_string();

@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use killick_container::bundle::{self, BundleBirth, BundleRequest, Met};
-use killick_container::cgroup::Cgroup;
+use killick_container::cgroup::{Cgroup, UnitStart};
 use killick_container::config::{Bundle, has_own_pid_namespace};
 use killick_container::hooks::{self, Kind as Hook};
 use killick_container::rootfs_mounts::{RootfsMount, mount_all, unmount_all};
 use killick_container::sandbox::{self, SandboxRequest};
 use killick_container::seccomp::cache::compile_cached;
 use killick_container::seccomp::{Filter, Kernel};
+use killick_container::systemd::{self, Driver};
 use killick_container::{LaunchError, Progress};
 use killick_supervisor::births::{BIRTH_DEADLINE, Birth};
 use killick_supervisor::reap;
@@ -35,6 +36,8 @@ use super::task::{Frozen, Kind, Process, Task};
 use super::ttrpc::{Code, Status};
 
 const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
+/// systemd's own is 5 s for a job; then it is asked for the result of another.
+const UNIT_DEADLINE: Duration = Duration::from_secs(20);
 const HOOKS_DEADLINE: Duration = Duration::from_secs(600);
 /// Its name, and what tells it its role (crates/pause).
 const PAUSE_ARGS: [&str; 2] = ["pause", "pause"];
@@ -170,12 +173,55 @@ fn failed(error: LaunchError) -> Status {
     unknown(format!("OCI runtime create failed: unable to start container process: {error}"))
 }
 
-fn cgroup_of(shim: &Shim, spec: &Spec, id: &str) -> Result<Cgroup, Status> {
+/// Where the container's processes are counted and limited. By its form `cgroupsPath` says whether systemd makes it
+/// (containerd-shim.md §0.4); a scope is made with the process that is to be in it (`place`).
+async fn cgroup_of(shim: &Shim, spec: &Spec, id: &str) -> Result<Cgroup, Status> {
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
-    let path = path.unwrap_or_else(|| Path::new("/").join(&shim.command_line.namespace).join(id));
     let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
-    Cgroup::create(&shim.layout, path, &resources).map_err(unknown)
+    let text = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let unit = systemd::choose(Driver::Auto, text.as_deref(), id)
+        .map_err(|error| Status::new(Code::InvalidArgument, format!("linux.cgroupsPath: {error}")))?;
+    let Some(unit) = unit else {
+        let path = path.unwrap_or_else(|| Path::new("/").join(&shim.command_line.namespace).join(id));
+        return Cgroup::create(&shim.layout, path, &resources).map_err(unknown);
+    };
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let (layout, description) = (shim.layout.clone(), description(id));
+    let mut making = worker(UNIT_DEADLINE, move || {
+        let start = UnitStart { pid: None, description, resources: &resources, annotations: &annotations };
+        let made = match unit.is_slice() {
+            true => Cgroup::create_slice(&layout, &unit, &start),
+            false => Cgroup::prepare_unit(&layout, &unit, &start).map(|cgroup| (cgroup, Vec::new())),
+        };
+        made.map_err(|error| error.to_string())
+    })
+    .map_err(unknown)?;
+    let (cgroup, warnings) = finish(&mut making).await.map_err(unknown)?;
+    warnings.iter().for_each(|warning: &String| shim.log.warn(warning));
+    Ok(cgroup)
+}
+
+fn description(id: &str) -> String {
+    format!("killick container {id}")
+}
+
+/// Has systemd take the process at its first gate into its scope.
+async fn place(shim: &Shim, spec: &Spec, id: &str, pid: i32, cgroup: &Cgroup) -> Result<Cgroup, LaunchError> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let (mut cgroup, description) = (cgroup.clone(), description(id));
+    let mut placing = worker(UNIT_DEADLINE, move || {
+        let start = UnitStart { pid: Some(pid), description, resources: &resources, annotations: &annotations };
+        let warnings = cgroup.start_unit(&start, std::time::Instant::now() + systemd::DEADLINE);
+        warnings
+            .map(|warnings| (cgroup, warnings))
+            .map_err(|error| format!("unable to apply cgroup configuration: {error}"))
+    })
+    .map_err(LaunchError::Call)?;
+    let (placed, warnings) = finish(&mut placing).await.map_err(LaunchError::Unsupported)?;
+    warnings.iter().for_each(|warning: &String| shim.log.warn(warning));
+    Ok(placed)
 }
 
 fn seccomp_of(shim: &Shim, spec: &Spec) -> Result<Option<Filter>, Status> {
@@ -221,6 +267,7 @@ fn new_task(
         has_mounts: false,
         deleting: Cell::new(false),
         oom: RefCell::default(),
+        seen: RefCell::default(),
     }
 }
 
@@ -240,8 +287,8 @@ async fn make_container(
     let seccomp = seccomp_of(shim, &spec)?;
     let (io, stdio) = Io::open(&names(request)).map_err(|why| Status::new(Code::InvalidArgument, why))?;
     let closing = Closing(Some(Rc::clone(&io)));
-    let cgroup = cgroup_of(shim, &spec, &request.id)?;
-    let undo = Undo { shim, cgroup: Some(cgroup.clone()) };
+    let mut cgroup = cgroup_of(shim, &spec, &request.id).await?;
+    let mut undo = Undo { shim, cgroup: Some(cgroup.clone()) };
     let keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", request.id));
     let state = hooks::state(OCI_VERSION, &request.id, bundle, &spec);
     let mut left = Left::new(&cgroup, &shim.socket);
@@ -263,6 +310,12 @@ async fn make_container(
             state: &state,
         };
         let mut birth = bundle::create(&shim.facts, asked).map_err(failed)?;
+        if let Some(pid) = birth.unplaced() {
+            cgroup = place(shim, &spec, &request.id, pid, &cgroup).await.map_err(failed)?;
+            undo.cgroup = Some(cgroup.clone());
+            left.cgroup = cgroup.clone();
+            birth.placed().map_err(failed)?;
+        }
         to_gate(&mut birth, &spec, &state, bundle).await.map_err(failed)?;
         birth.warnings().iter().for_each(|warning| shim.log.warn(&format!("{}: {warning}", request.id)));
         let process = birth.process().map(PidFd::try_clone).transpose().map_err(unknown)?;
@@ -385,8 +438,8 @@ pub async fn run_hooks(
 async fn make_sandbox(shim: &Rc<Shim>, request: &CreateTaskRequest, bundle: &Path) -> Result<Rc<Task>, Status> {
     let Bundle { path: _, rootfs: _, config: _, spec, warnings } = read(bundle)?;
     warnings.iter().for_each(|warning| shim.log.warn(&format!("{}: {warning}", request.id)));
-    let cgroup = cgroup_of(shim, &spec, &request.id)?;
-    let undo = Undo { shim, cgroup: Some(cgroup.clone()) };
+    let mut cgroup = cgroup_of(shim, &spec, &request.id).await?;
+    let mut undo = Undo { shim, cgroup: Some(cgroup.clone()) };
     let mut left = Left::new(&cgroup, &shim.socket);
     let state = hooks::state(OCI_VERSION, &request.id, bundle, &spec);
     let born = async {
@@ -394,6 +447,12 @@ async fn make_sandbox(shim: &Rc<Shim>, request: &CreateTaskRequest, bundle: &Pat
         set_undumpable().map_err(unknown)?;
         let asked = sandbox_request(shim, &spec, bundle, &cgroup)?;
         let mut birth = sandbox::create(&shim.facts, asked).map_err(failed)?;
+        if let Some(pid) = birth.unplaced() {
+            cgroup = place(shim, &spec, &request.id, pid, &cgroup).await.map_err(failed)?;
+            undo.cgroup = Some(cgroup.clone());
+            left.cgroup = cgroup.clone();
+            birth.placed().map_err(failed)?;
+        }
         let watch = Birth::watch(birth.channel()).map_err(failed)?;
         watch.reaches(Progress::Running, || birth.progress()).await.map_err(failed)?;
         let sandbox = birth.into_sandbox().map_err(failed)?;

@@ -336,7 +336,7 @@ impl Shim {
 
     fn stats(&self, id: &str) -> Result<StatsResponse, Status> {
         let task = self.task(id)?;
-        let metrics = task.cgroup.stats().map_err(unknown)?;
+        let metrics = task.seen.borrow_mut().stats(&task.cgroup).map_err(unknown)?;
         Ok(StatsResponse { stats: Some(metrics::any(&metrics)) })
     }
 
@@ -517,6 +517,9 @@ impl Shim {
             self.log.debug(&error.to_string());
         }
         reap::remove_cgroup(&task.cgroup).await?;
+        if let Err(error) = killick_container::sandbox::unmount_in(&task.bundle.join("rootfs")) {
+            self.log.warn(&error.to_string());
+        }
         if task.has_mounts {
             create::unmount(&self.log, task.bundle.join("rootfs")).await;
         }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use killick_container::Container;
 use killick_container::bundle::BundleBirth;
-use killick_container::cgroup::{Cgroup, Leaf, LeafPool, OomWatch};
+use killick_container::cgroup::{Cgroup, LastSeen, Leaf, LeafPool, OomWatch};
 use killick_sys::pidfd::PidFd;
 use oci_spec::runtime::{Process as OciProcess, Spec};
 use serde_json::Value;
@@ -127,6 +127,8 @@ pub struct Task {
     pub deleting: Cell<bool>,
     /// Asked once more when the container ends: its notice may come later than the end.
     pub oom: RefCell<Option<OomWatch>>,
+    /// systemd's scope goes with its last process, and its counters with it.
+    pub seen: RefCell<LastSeen>,
 }
 
 impl Task {
