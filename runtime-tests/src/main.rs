@@ -19,6 +19,7 @@ mod probes;
 mod refuse;
 mod sharing;
 mod survival;
+mod table;
 mod tutorial;
 mod volumes;
 mod world;
@@ -117,6 +118,13 @@ fn main() {
                     usage()
                 }));
             }
+            "--table" => match table::write(std::path::Path::new(&value())) {
+                Ok(text) => return print!("{text}"),
+                Err(error) => {
+                    eprintln!("{error}");
+                    std::process::exit(1)
+                }
+            },
             "--long" => long = true,
             "--list" => list = true,
             _ => usage(),

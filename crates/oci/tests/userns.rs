@@ -554,3 +554,71 @@ fn a_v2_cgroup_that_it_may_write_to_is_its_own() {
     // Read-only as it mostly is, it stays root's.
     prints(&shell("stat -c %u /sys/fs/cgroup/cgroup.procs", json!({})), "65534\n");
 }
+
+/// The attacker is root of the same user namespace, with every right there, and sees all processes. Until execve ours
+/// is not dumpable, and its memory belongs to the host's user namespace: that is what keeps it out (it may kill it).
+#[test]
+fn root_of_the_same_user_namespace_cannot_look_into_a_half_born_process() {
+    let all = ["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN", "CAP_KILL"];
+    let attacker = bundle(capable(&all));
+    let mut config = attacker.config();
+    config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+    attacker.configure(&config);
+    attacker.create();
+    attacker.start();
+    let look = |pid: &str| {
+        let script = format!(
+            "for what in exe cwd root fd/0 fd/3 ns/mnt; do readlink /proc/{pid}/$what; done 2>/dev/null; \
+             cat /proc/{pid}/environ 2>/dev/null | head -c 5; head -c 1 /proc/{pid}/mem 2>&1 | grep -c 'I/O error'; true"
+        );
+        let caps = all.iter().flat_map(|cap| ["--cap", *cap]);
+        let words: Vec<&str> = caps.chain([attacker.id.as_str(), "sh", "-c", &script]).collect();
+        attacker.exec(&words).ok()
+    };
+    for own_pid_namespace in [true, false] {
+        let victim = bundle(json!({"process": {"env": ["SECRET=x", "PATH=/bin"]}}));
+        let mut config = victim.config();
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"].as_object_mut().unwrap().remove(field);
+        }
+        for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+            if namespace["type"] == "user" {
+                namespace["path"] = json!(format!("/proc/{}/ns/user", attacker.pid()));
+            }
+        }
+        if !own_pid_namespace {
+            config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+        }
+        victim.configure(&config);
+        victim.create();
+        let pid = victim.pid().to_string();
+        assert_eq!(look(&pid), "0\n", "at the gate; PID namespace of its own: {own_pid_namespace}");
+        victim.start();
+        let seen = look(&pid);
+        assert!(seen.contains("/bin/busybox") && seen.contains("SECRE"), "once it is a program of theirs: {seen:?}");
+    }
+}
+
+/// Each exec is looked at from inside while it comes: nothing but the container's own programs is ever seen.
+#[test]
+fn who_watches_each_exec_in_its_user_namespace_sees_its_own_programs_only() {
+    let script = "while :; do for p in /proc/[0-9]*; do readlink $p/exe; readlink $p/fd/* ; done 2>/dev/null; done \
+                  >/tmp/seen";
+    let watcher = shell(script, capable(&["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"]));
+    watcher.create();
+    watcher.start();
+    for _ in 0..40 {
+        watcher.quiet(&["exec", &watcher.id, "true"]).ok();
+    }
+    let seen = fs::read_to_string(watcher.rootfs().join("tmp/seen")).unwrap();
+    let mut seen: Vec<&str> = seen.lines().collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert!(seen.contains(&"/bin/busybox"), "{seen:?}");
+    let foreign: Vec<&&str> = seen
+        .iter()
+        .filter(|path| !["/bin/busybox", "/dev/null", "/tmp/seen"].contains(*path) && !path.starts_with("/proc"))
+        .filter(|path| !path.starts_with("pipe:") && !path.starts_with("/dev/"))
+        .collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
+}
