@@ -249,6 +249,7 @@ impl Launch {
 
     /// Reads what the child has told; never blocks, except to reap a child that has told its failure and ends.
     pub fn progress(&mut self) -> Progress {
+        let mut was_reset = false;
         while matches!(self.progress, Progress::Pending) || (self.gate_open && self.progress == Progress::AtGate) {
             let received = match self.bare {
                 Some(_) => bare::receive(self.channel.as_fd()),
@@ -261,6 +262,8 @@ impl Launch {
                     self.fetch_listener();
                     break;
                 }
+                // It went without reading all of ours, which is told once, before what it said last.
+                Err(error) if error.errno() == Errno::ECONNRESET && !was_reset => was_reset = true,
                 Err(error) if error.errno() == Errno::ECONNRESET => self.ended(),
                 Err(error) => self.fail(LaunchError::Call(error)),
             }
