@@ -214,7 +214,7 @@ fn delegates(world: &World) -> Done {
 }
 
 fn oom(world: &World) -> Done {
-    let limit = 16 << 20;
+    let limit = 32 << 20;
     let script = "while [ ! -e /tmp/go ]; do sleep 0.1; done; exec tail /dev/zero";
     let change = json!({
         "process": {"args": ["sh", "-c", script]},
@@ -223,8 +223,12 @@ fn oom(world: &World) -> Done {
     let container = Container::new(world, change)?;
     container.start()?;
     let told = container.dir.join("events");
-    let mut events = container.spawn(&["events", "--interval", "60s", &container.id], &told)?;
-    until("events has begun", || fs::read_to_string(&told).is_ok_and(|text| text.contains("\"stats\"")))?;
+    let mut events = container.spawn(&["events", "--interval", "1s", &container.id], &told)?;
+    let begun = until("events has begun", || fs::read_to_string(&told).is_ok_and(|text| text.contains("\"stats\"")));
+    begun.map_err(|why| {
+        let text = fs::read_to_string(&told).unwrap_or_default();
+        format!("{why}: the container is {:?}, events said {text:?}", container.status())
+    })?;
     fs::write(container.dir.join("rootfs/tmp/go"), "").map_err(|error| error.to_string())?;
     let ended = until("it is killed", || container.status().is_ok_and(|status| status == "stopped"));
     let over = until("events ends", || events.try_wait().is_ok_and(|status| status.is_some()));
