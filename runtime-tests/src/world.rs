@@ -64,7 +64,7 @@ impl World {
     ) -> Result<World, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("unshare(CLONE_NEWNET): {errno}; run it as root"))?;
         // The machine beyond the uplink: a namespace that a sleeping child holds, with a web server.
-        let directory = PathBuf::from(format!("/tmp/killick-rt.{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("killick-rt.{}", std::process::id()));
         let web = directory.join("outside");
         fs::create_dir_all(&web).map_err(|error| format!("{}: {error}", web.display()))?;
         fs::write(web.join("index.html"), "outside\n").map_err(|error| format!("{}: {error}", web.display()))?;
