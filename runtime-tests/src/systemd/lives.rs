@@ -180,7 +180,12 @@ fn system_bus(world: &World) -> Done {
         Err(format!("exit code {}: {}", done.code, fs::read_to_string(&errors).unwrap_or_default()))
     };
     let bundle = container.dir.display().to_string();
-    only_bus(&["create", "--bundle", &bundle, &container.id])?;
+    let create = || only_bus(&["create", "--bundle", &bundle, &container.id]);
+    // As `Container::create`: an emulated machine may be too slow for the deadline once.
+    match create() {
+        Err(why) if why.contains(LATE) => container.is_gone().and_then(|()| create())?,
+        other => other?,
+    }
     container.wants(&[("ActiveState", "active"), ("TasksMax", "44")])?;
     only_bus(&["update", "--pids-limit", "55", &container.id])?;
     container.wants(&[("TasksMax", "55")])?;
