@@ -96,7 +96,7 @@ impl Scene {
     fn fails(&self, time: Duration) -> String {
         let began = Instant::now();
         let error = self.start_within("{}", &[], time).unwrap_err();
-        assert!(began.elapsed() < time + Duration::from_secs(1), "{error}: {:?}", began.elapsed());
+        assert!(began.elapsed() < time + Duration::from_secs(20), "{error}: {:?}", began.elapsed());
         error.to_string()
     }
 }
