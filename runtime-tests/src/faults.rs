@@ -120,6 +120,15 @@ fn family(roots: &[u32]) -> Vec<u32> {
     found
 }
 
+/// On an old kernel a pod has mounts in the host's mount namespace.
+fn unmount_below(directory: &std::path::Path) {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(std::path::Path::new);
+    for point in points.filter(|point| point.starts_with(directory)) {
+        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 /// Everything that a reboot takes: the processes, /run, the network.
 fn reboot(world: &World) -> Result<(), String> {
     let mut apart = Apart::new(world, "reboot")?;
@@ -154,6 +163,7 @@ fn reboot(world: &World) -> Result<(), String> {
     let run = apart.directory.join("run");
     // The killed processes go asynchronously; /run's content goes with the boot.
     std::thread::sleep(std::time::Duration::from_millis(300));
+    unmount_below(&run);
     fs::remove_dir_all(&run).map_err(|error| format!("{}: {error}", run.display()))?;
     apart.new_network()?;
     let rows = apart.ok(&["get", "pods", "--no-headers"], None)?;

@@ -191,7 +191,9 @@ fn pause_rights(world: &World) -> Result<(), String> {
     }
     let root = fs::read_dir(format!("/proc/{pid}/root/"))
         .map(|entries| entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>());
-    ensure!(root.as_ref().is_ok_and(Vec::is_empty), "pause's root holds {root:?}");
+    // Where a program cannot be run by its descriptor, pause sees its own.
+    let expected: &[&str] = if world.is_before((3, 19)) { &["pause"] } else { &[] };
+    ensure!(root.as_ref().is_ok_and(|found| found == expected), "pause's root holds {root:?}");
     ensure!(fs::write(format!("/proc/{pid}/root/x"), "x").is_err(), "pause's root is writable");
     Ok(())
 }

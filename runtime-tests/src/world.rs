@@ -64,7 +64,7 @@ impl World {
     ) -> Result<World, String> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("unshare(CLONE_NEWNET): {errno}; run it as root"))?;
         // The machine beyond the uplink: a namespace that a sleeping child holds, with a web server.
-        let directory = PathBuf::from(format!("/tmp/killick-rt.{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("killick-rt.{}", std::process::id()));
         let web = directory.join("outside");
         fs::create_dir_all(&web).map_err(|error| format!("{}: {error}", web.display()))?;
         fs::write(web.join("index.html"), "outside\n").map_err(|error| format!("{}: {error}", web.display()))?;
@@ -173,6 +173,16 @@ impl World {
     pub fn shell(&self, line: &str) -> Result<String, String> {
         let output = run(Command::new("sh").args(["-c", line]), None);
         if output.code != 0 { Err(format!("{line}: {}{}", output.stdout, output.stderr)) } else { Ok(output.stdout) }
+    }
+
+    /// Whether the program under test lives on an imitated kernel that is older than this one.
+    pub fn is_before(&self, kernel: (u32, u32)) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| refusal.kernel < kernel)
+    }
+
+    /// What /proc/PID/status says of a process without a filter of its own: the imitation is one.
+    pub fn no_filter(&self) -> &'static str {
+        if self.refusal.is_some() { "Seccomp:\t2" } else { "Seccomp:\t0" }
     }
 
     /// What starts a program of ours: its path, or what imitates an old kernel for it.

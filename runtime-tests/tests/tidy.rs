@@ -132,3 +132,20 @@ fn the_examples_are_the_tutorials() {
         assert!(root().join("examples").join(format!("{name}.yaml")).is_file(), "{name}");
     }
 }
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let sources = all_sources();
+    let mut count = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 2) {
+        let column = row.trim_end_matches('|').rsplit(" | ").next().unwrap();
+        for name in column.split('`').skip(1).step_by(2) {
+            let (function, listed) = (format!("fn {name}("), format!("\"{name}\""));
+            let exists = sources.iter().any(|(_, text)| text.contains(&function) || text.contains(&listed));
+            assert!(exists, "docs/security.md names {name}, and no test has that name");
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count} tests");
+}

@@ -215,7 +215,11 @@ impl Context {
         let (mut stdout, mut stderr) = (scratch()?, scratch()?);
         #[allow(clippy::disallowed_methods, reason = "the CLI is no shim: nothing else runs in it")]
         let mut command = std::process::Command::new(&self.shim);
+        // With a group to set (its own) std forks: posix_spawn of the C library gives up where clone3 is EPERM, as old
+        // container hosts have it.
+        use std::os::unix::process::CommandExt;
         let mut child = command
+            .gid(nix::unistd::getgid().as_raw())
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(stdout.try_clone().map_err(cannot)?)

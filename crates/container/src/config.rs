@@ -1,5 +1,7 @@
 //! A bundle is read: config.json checked whole, paths made absolute.
 
+use crate::cgroup::{Layout, version_of};
+use crate::resources::{self, Version};
 use killick_sys::error::plain;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde_json::{Map, Value};
@@ -27,8 +29,9 @@ impl Bundle {
             true => why,
             false => format!("JSON specification file {} not found: no such file or directory", file.display()),
         })?;
-        let warnings = crate::support::check(&mut config)?;
+        let mut warnings = crate::support::check(&mut config)?;
         let spec: Spec = typed(&config, "")?;
+        warnings.extend(ignored(&spec));
         let rootfs = spec.root().as_ref().map(|root| path.join(root.path())).unwrap_or_default();
         let rootfs = fs::canonicalize(&rootfs)
             .map_err(|error| format!("invalid rootfs: stat {}: {}", rootfs.display(), plain(&error)))?;
@@ -46,6 +49,18 @@ pub fn one_line(text: &str) -> String {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line
+}
+
+/// Limits that this host's cgroups do not have and nobody misses: said, and not done (as runc; crun refuses some).
+fn ignored(spec: &Spec) -> Option<String> {
+    let resources = spec.linux().as_ref()?.resources().as_ref()?;
+    let layout = std::cell::OnceCell::new();
+    let version = |controller: &str| match layout.get_or_init(|| Layout::detect().ok()) {
+        Some(layout) => version_of(layout, controller),
+        None => Version::V1,
+    };
+    let names = resources::ignored(resources, version);
+    (!names.is_empty()).then(|| format!("linux.resources: cgroup v2 has no {}: ignored", names.join(", ")))
 }
 
 /// JSON as what it is meant to be; the error names the field (below `prefix`) and what is wrong with it.

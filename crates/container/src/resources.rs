@@ -110,6 +110,45 @@ pub fn plan(resources: &LinuxResources, version: impl Fn(&str) -> Version) -> Re
     Ok(plan.writes)
 }
 
+/// Fields that have no counterpart where cgroup v2 carries their controller, by name; `plan` leaves them out.
+pub fn ignored(resources: &LinuxResources, version: impl Fn(&str) -> Version) -> Vec<&'static str> {
+    let (memory, network, io) = (resources.memory(), resources.network(), resources.block_io());
+    let memory = memory.as_ref().map(|memory| {
+        [
+            ("memory.swappiness", memory.swappiness().is_some()),
+            ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
+            ("memory.kernel", memory.kernel().is_some_and(|limit| limit != 0)),
+            ("memory.kernelTCP", memory.kernel_tcp().is_some_and(|limit| limit != 0)),
+            ("memory.useHierarchy", memory.use_hierarchy() == Some(true)),
+        ]
+    });
+    let network = network.as_ref().map(|network| {
+        [
+            ("network.classID", network.class_id().is_some()),
+            ("network.priorities", network.priorities().as_ref().is_some_and(|all| !all.is_empty())),
+        ]
+    });
+    let io = io.as_ref().map(|io| [("blockIO.leafWeight", io.leaf_weight().is_some_and(|weight| weight != 0))]);
+    let given = memory.into_iter().flatten().chain(network.into_iter().flatten()).chain(io.into_iter().flatten());
+    let given: Vec<&'static str> = given.filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect();
+    // Nothing is asked of the host where nothing is given.
+    let is_v2 = |name: &str| {
+        let controller = match name.split('.').next() {
+            Some("network") => {
+                if name.ends_with("classID") {
+                    "net_cls"
+                } else {
+                    "net_prio"
+                }
+            }
+            Some("blockIO") => "blkio",
+            _ => "memory",
+        };
+        version(controller) == Version::V2
+    };
+    given.into_iter().filter(|name| is_v2(name)).collect()
+}
+
 struct Plan<'a> {
     writes: Vec<Write>,
     version: &'a dyn Fn(&str) -> Version,
@@ -598,6 +637,20 @@ mod tests {
                 "rdma.max=mlx hca_handle=2 hca_object=4",
             ],
             &["rdma.max=a hca_object=1", "rdma.max=mlx hca_handle=2 hca_object=4"],
+        );
+    }
+
+    #[test]
+    fn what_v2_has_not_is_named() {
+        let resources: LinuxResources = serde_json::from_str(
+            r#"{"memory":{"limit":5,"swappiness":0,"kernelTCP":5,"kernel":0},"network":{"classID":1,"priorities":[]},
+                "blockIO":{"weight":10,"leafWeight":10}}"#,
+        )
+        .unwrap();
+        assert_eq!(ignored(&resources, |_| Version::V1), Vec::<&str>::new());
+        assert_eq!(
+            ignored(&resources, |_| Version::V2),
+            ["memory.swappiness", "memory.kernelTCP", "network.classID", "blockIO.leafWeight"]
         );
     }
 

@@ -213,10 +213,22 @@ impl SandboxRecord {
     }
 }
 
+/// As `Sandbox::unmount`, for whoever has nothing but the directory that the sandbox was made with.
+pub fn unmount_in(dir: &Path) -> Result<(), Error> {
+    unmount_points(CLASSIC_POINTS.iter().map(|name| dir.join(name)))
+}
+
+/// Below the sandbox's directory, on kernels without detached mounts: its /dev/shm, and a procfs.
+const CLASSIC_POINTS: [&str; 2] = ["shm", "proc"];
+
 fn unmount(settings: &Settings) -> Result<(), Error> {
+    unmount_points(settings.shm.iter().chain(&settings.proc).cloned())
+}
+
+fn unmount_points(points: impl Iterator<Item = PathBuf>) -> Result<(), Error> {
     let mut done = Ok(());
-    for point in settings.shm.iter().chain(&settings.proc) {
-        match killick_sys::mount::unmount_detach(point) {
+    for point in points {
+        match killick_sys::mount::unmount_detach(&point) {
             Err(error) if matches!(error.errno(), nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
             other => done = done.and(other),
         }
@@ -253,8 +265,8 @@ fn plan(facts: &Facts, request: SandboxRequest<'_>) -> Result<Planned, LaunchErr
         dir,
     } = request;
     let own_shm = !host_ipc;
-    let shm = (own_shm && !facts.detached_mounts).then(|| dir.join("shm"));
-    let proc = (!host_pid && !facts.detached_mounts).then(|| dir.join("proc"));
+    let shm = (own_shm && !facts.detached_mounts).then(|| dir.join(CLASSIC_POINTS[0]));
+    let proc = (!host_pid && !facts.detached_mounts).then(|| dir.join(CLASSIC_POINTS[1]));
     let settings = Settings { host_network, host_ipc, host_pid, shm: shm.clone(), proc: proc.clone() };
 
     let mut plan = Plan::new();

@@ -22,6 +22,10 @@ enum Shape {
     JoinedPid,
     Hooks,
     Terminal,
+    /// Two processes: the one that prepares ends, the other goes on inside.
+    User,
+    /// The same without a user namespace.
+    Time,
 }
 
 struct Bundles {
@@ -36,10 +40,16 @@ impl Bundles {
         let pid = match shape {
             Shape::HostPid => None,
             Shape::JoinedPid => Some(json!({"type": "pid", "path": format!("/proc/{sandbox_pid}/ns/pid")})),
-            Shape::OwnPid | Shape::Hooks | Shape::Terminal => Some(json!({"type": "pid"})),
+            Shape::OwnPid | Shape::Hooks | Shape::Terminal | Shape::User | Shape::Time => Some(json!({"type": "pid"})),
         };
         let others = ["mount", "network", "ipc", "uts", "cgroup"].map(|kind| json!({"type": kind}));
-        let namespaces: Vec<Value> = others.into_iter().chain(pid).collect();
+        let more = match shape {
+            Shape::User => vec!["user", "time"],
+            Shape::Time => vec!["time"],
+            _ => Vec::new(),
+        };
+        let more = more.into_iter().map(|kind| json!({"type": kind}));
+        let namespaces: Vec<Value> = others.into_iter().chain(pid).chain(more).collect();
         let volume = host.fresh("volume");
         let more = json!([{"destination": "/data", "source": volume, "options": ["rbind", "ro"]}]);
         let mut changes = json!({
@@ -51,6 +61,18 @@ impl Bundles {
             let hook = json!([{"path": "/bin/true"}]);
             changes["hooks"] =
                 json!({"prestart": hook, "createContainer": hook, "startContainer": [{"path": "/bin/true"}]});
+        }
+        if shape == Shape::User {
+            let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+            changes["linux"]["uidMappings"] = map.clone();
+            changes["linux"]["gidMappings"] = map;
+            let layer = host.layer();
+            for path in std::fs::read_dir(&layer).unwrap().map(|entry| entry.unwrap().path()).chain([layer]) {
+                std::os::unix::fs::lchown(&path, Some(100_000), Some(100_000)).unwrap();
+            }
+        }
+        if matches!(shape, Shape::User | Shape::Time) {
+            changes["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 7}});
         }
         let spec = spec(changes);
         Bundles { host, layout: Layout::detect().unwrap(), shape, spec }
@@ -147,6 +169,13 @@ fn a_bundle_in_anothers_pid_namespace_that_fails_at_any_step_leaves_nothing() {
 #[test]
 fn a_bundle_with_hooks_or_a_terminal_that_fails_at_any_step_leaves_nothing() {
     for shape in [Shape::Hooks, Shape::Terminal] {
+        isolated(|| check(shape, Facts::detect()));
+    }
+}
+
+#[test]
+fn a_bundle_in_a_user_or_time_namespace_that_fails_at_any_step_leaves_nothing() {
+    for shape in [Shape::User, Shape::Time] {
         isolated(|| check(shape, Facts::detect()));
     }
 }

@@ -72,16 +72,22 @@ fn root_inside_is_nobody_outside_and_owns_its_namespaces() {
     let user = fs::metadata(format!("/proc/{pid}/ns/user")).unwrap().ino();
     for kind in ["net", "ipc", "uts", "mnt", "pid", "cgroup"] {
         let namespace = fs::File::open(format!("/proc/{pid}/ns/{kind}")).unwrap();
-        assert_eq!(owner(&namespace), user, "{kind}");
+        match killick_sys::ns::owner(std::os::fd::AsFd::as_fd(&namespace)) {
+            Err(error) if error.errno() == nix::errno::Errno::ENOTTY => {
+                common::lacks(false, "NS_GET_USERNS (4.9)");
+            }
+            owner => assert_eq!(owner.unwrap(), user, "{kind}"),
+        }
     }
     let exec =
         bundle.exec(&["--cap", "CAP_SYS_ADMIN", &bundle.id, "sh", "-c", "id -u; id -g; hostname new && hostname"]);
     assert_eq!(exec.ok(), "0\n0\nnew\n");
 }
 
-/// The inode of the user namespace that owns this one.
-fn owner(namespace: &fs::File) -> u64 {
-    killick_sys::ns::owner(std::os::fd::AsFd::as_fd(namespace)).unwrap()
+/// What is made before the host's rights end wants them: id-mapped mounts, the host's own /proc and /sys. (Time
+/// namespaces are older by half a year.)
+fn lacks_detached() -> bool {
+    common::lacks(killick_sys::facts::Facts::detect().detached_mounts, "detached mounts (5.12)")
 }
 
 /// All of them, to `process.capabilities`.
@@ -209,6 +215,9 @@ fn a_read_only_root_and_flags_of_binds_hold() {
 
 #[test]
 fn the_hosts_network_shows_the_hosts_sys() {
+    if lacks_detached() {
+        return;
+    }
     let bundle = shell("ls /sys/class/net | grep -c . && grep -c ' /sys ' /proc/self/mounts", json!({}));
     let mut config = bundle.config();
     config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "network");
@@ -219,6 +228,9 @@ fn the_hosts_network_shows_the_hosts_sys() {
 
 #[test]
 fn the_hosts_processes_and_queues_are_shown_where_they_are_shared() {
+    if lacks_detached() {
+        return;
+    }
     let bundle = shell("test -d /proc/1 && grep -q sleep /proc/1/comm && echo own || echo shared", json!({}));
     let mut config = bundle.config();
     config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
@@ -324,6 +336,9 @@ fn a_namespace_that_forbids_setgroups_is_joined_without_groups() {
 
 #[test]
 fn a_bind_mount_shows_its_owners_by_the_containers_maps_or_its_own() {
+    if lacks_detached() {
+        return;
+    }
     let source = tempfile::tempdir().unwrap();
     fs::set_permissions(source.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(source.path().join("roots"), "").unwrap();
@@ -371,6 +386,10 @@ fn an_idmapped_mount_without_a_user_namespace_has_its_own_maps_or_is_refused() {
         bundle
     };
     let map = json!([{"containerID": 0, "hostID": 7, "size": 9}]);
+    if lacks_detached() {
+        let refused = bundle(json!({"options": ["rbind"], "uidMappings": map, "gidMappings": map}));
+        return refused.run().fails("mount /data: id-mapped mounts need Linux 5.12");
+    }
     prints(&bundle(json!({"options": ["rbind", "ridmap"], "uidMappings": map, "gidMappings": map})), "7:7\n");
     bundle(json!({"options": ["rbind", "idmap"]})).run().fails("takes those of the container's user namespace");
     bundle(json!({"options": ["rbind"], "uidMappings": map})).run().fails("without mount /data.gidMappings");
@@ -384,6 +403,9 @@ fn an_idmapped_mount_without_a_user_namespace_has_its_own_maps_or_is_refused() {
 
 #[test]
 fn clocks_of_a_time_namespace_differ_for_the_first_process_and_execs() {
+    if lacks_detached() {
+        return;
+    }
     let uptime = || -> f64 { fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap() };
     let offsets = json!({"boottime": {"secs": 1_000_000, "nanosecs": 5}, "monotonic": {"secs": 7}});
     for user in [false, true] {
@@ -553,4 +575,75 @@ fn a_v2_cgroup_that_it_may_write_to_is_its_own() {
     prints(&bundle, "0\nmade\nmoved\nthe limit is not ours\n");
     // Read-only as it mostly is, it stays root's.
     prints(&shell("stat -c %u /sys/fs/cgroup/cgroup.procs", json!({})), "65534\n");
+}
+
+/// The attacker is root of the same user namespace, with every right there, and sees all processes. Until execve ours
+/// is not dumpable, and its memory belongs to the host's user namespace: that is what keeps it out (it may kill it).
+#[test]
+fn root_of_the_same_user_namespace_cannot_look_into_a_half_born_process() {
+    if lacks_detached() {
+        return;
+    }
+    let all = ["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN", "CAP_KILL"];
+    let attacker = bundle(capable(&all));
+    let mut config = attacker.config();
+    config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+    attacker.configure(&config);
+    attacker.create();
+    attacker.start();
+    let look = |pid: &str| {
+        let script = format!(
+            "for what in exe cwd root fd/0 fd/3 ns/mnt; do readlink /proc/{pid}/$what; done 2>/dev/null; \
+             cat /proc/{pid}/environ 2>/dev/null | head -c 5; head -c 1 /proc/{pid}/mem 2>&1 | grep -c 'I/O error'; true"
+        );
+        let caps = all.iter().flat_map(|cap| ["--cap", *cap]);
+        let words: Vec<&str> = caps.chain([attacker.id.as_str(), "sh", "-c", &script]).collect();
+        attacker.exec(&words).ok()
+    };
+    for own_pid_namespace in [true, false] {
+        let victim = bundle(json!({"process": {"env": ["SECRET=x", "PATH=/bin"]}}));
+        let mut config = victim.config();
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"].as_object_mut().unwrap().remove(field);
+        }
+        for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+            if namespace["type"] == "user" {
+                namespace["path"] = json!(format!("/proc/{}/ns/user", attacker.pid()));
+            }
+        }
+        if !own_pid_namespace {
+            config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+        }
+        victim.configure(&config);
+        victim.create();
+        let pid = victim.pid().to_string();
+        assert_eq!(look(&pid), "0\n", "at the gate; PID namespace of its own: {own_pid_namespace}");
+        victim.start();
+        let seen = look(&pid);
+        assert!(seen.contains("/bin/busybox") && seen.contains("SECRE"), "once it is a program of theirs: {seen:?}");
+    }
+}
+
+/// Each exec is looked at from inside while it comes: nothing but the container's own programs is ever seen.
+#[test]
+fn who_watches_each_exec_in_its_user_namespace_sees_its_own_programs_only() {
+    let script = "while :; do for p in /proc/[0-9]*; do readlink $p/exe; readlink $p/fd/* ; done 2>/dev/null; done \
+                  >/tmp/seen";
+    let watcher = shell(script, capable(&["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"]));
+    watcher.create();
+    watcher.start();
+    for _ in 0..40 {
+        watcher.quiet(&["exec", &watcher.id, "true"]).ok();
+    }
+    let seen = fs::read_to_string(watcher.rootfs().join("tmp/seen")).unwrap();
+    let mut seen: Vec<&str> = seen.lines().collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert!(seen.contains(&"/bin/busybox"), "{seen:?}");
+    let foreign: Vec<&&str> = seen
+        .iter()
+        .filter(|path| !["/bin/busybox", "/dev/null", "/tmp/seen"].contains(*path) && !path.starts_with("/proc"))
+        .filter(|path| !path.starts_with("pipe:") && !path.starts_with("/dev/"))
+        .collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
 }

@@ -169,6 +169,7 @@ impl PodDir {
         let mut errors = Vec::new();
         for dir in leftovers(roots, now) {
             let mut broken = false;
+            dir.unmount_classic();
             for tree in [dir.data_dir(), dir.run_dir()] {
                 if let Err(error) = remove_tree(&tree) {
                     broken = true;
@@ -436,6 +437,7 @@ impl PodDir {
     /// all; while something is still mounted below nothing is touched.
     pub fn remove(&self, pod: &Pod) -> Vec<Error> {
         let trees = [self.log_dir(pod), self.data_dir(), self.run_dir()];
+        self.unmount_classic();
         let mut errors: Vec<Error> = trees.iter().filter_map(|tree| check_unmounted(tree).err()).collect();
         if errors.is_empty() {
             errors.extend(self.remove_manifest().err());
@@ -451,6 +453,14 @@ impl PodDir {
             errors.extend(self.give_name_back(&pod.metadata.namespace, &pod.metadata.name).err());
         }
         errors
+    }
+
+    /// On kernels without detached mounts a sandbox has these two in the host's mount namespace; when the note of it was
+    /// lost they are still there. (`container::sandbox` makes them.)
+    fn unmount_classic(&self) {
+        for name in ["shm", "proc"] {
+            let _ = killick_sys::mount::unmount_detach(&self.run_dir().join(name));
+        }
     }
 
     /// From here on nobody revives the pod.

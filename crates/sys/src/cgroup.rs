@@ -48,6 +48,26 @@ fn failed<T>(
     move |source| Err(CgroupFileError { call, path, value, source })
 }
 
+/// A control file to which several values are written one after the other: each of them is one write(2), whatever the
+/// place in the file.
+#[derive(Debug)]
+pub struct ControlFile {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl ControlFile {
+    pub fn open(path: PathBuf) -> Result<Self, CgroupFileError> {
+        let opened = fs::OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW).open(&path);
+        let file = opened.or_else(failed("open", &path, None))?;
+        Ok(Self { path, file })
+    }
+
+    pub fn write(&self, value: &str) -> Result<(), CgroupFileError> {
+        (&self.file).write_all(value.as_bytes()).or_else(failed("write", &self.path, Some(value)))
+    }
+}
+
 /// Writes `value` in one write(2): the kernel takes each write to a cgroup file as one command.
 pub fn write(path: &Path, value: &str) -> Result<(), CgroupFileError> {
     fs::OpenOptions::new()

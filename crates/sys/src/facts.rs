@@ -7,6 +7,7 @@ use crate::ns::{self, NamespaceKind};
 use crate::pidfd::PidFd;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -60,5 +61,60 @@ fn has_detached_mounts() -> Result<()> {
     match mount::move_mount_to(tree.as_fd(), Path::new("/nonexistent/of/killick")) {
         Err(error) if error.errno() == Errno::ENOENT => Ok(()),
         other => other,
+    }
+}
+
+/// Every call or flag that has another way here on older kernels, and whether this kernel (or the sandbox around us) has
+/// it: found by trying, each with arguments that change nothing. For people; what is done is decided where it is done.
+pub fn survey() -> BTreeMap<&'static str, bool> {
+    let facts = Facts::detect();
+    let mut survey = BTreeMap::from([
+        ("ambient_capabilities", crate::caps::has_ambient()),
+        ("cgroup_namespace", facts.cgroup_namespace),
+        ("close_range", crate::fd::has_close_range()),
+        ("detached_mounts", facts.detached_mounts),
+        ("device_programs", crate::bpf::is_available()),
+        ("execveat", facts.execveat),
+        ("pidfd", facts.pidfd),
+        ("seccomp_flags", crate::seccomp::flag_is_supported(crate::seccomp::FLAG_LOG)),
+        ("seccomp_notify", crate::seccomp::flag_is_supported(crate::seccomp::FLAG_NEW_LISTENER)),
+        ("sealed_memfd", crate::sealed::sealed_memfd("killick-facts", &[]).is_ok()),
+        ("setns_by_pidfd", facts.setns_by_pidfd),
+    ]);
+    survey.extend(CALLS.iter().map(|(name, number)| (*name, has_call(*number))));
+    survey
+}
+
+/// Calls whose first argument is a descriptor, a directory or a structure that all-ones is not.
+const CALLS: [(&str, i64); 7] = [
+    ("clone3", libc::SYS_clone3),
+    ("move_mount", libc::SYS_move_mount),
+    ("openat2", libc::SYS_openat2),
+    ("renameat2", libc::SYS_renameat2),
+    ("sched_setattr", libc::SYS_sched_setattr),
+    ("statx", libc::SYS_statx),
+    ("getrandom", libc::SYS_getrandom),
+];
+
+#[allow(unsafe_code)]
+fn has_call(number: i64) -> bool {
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: a negative descriptor and null pointers: every call of the list fails with them before it does anything,
+    // getrandom is asked for no bytes.
+    let done = unsafe { libc::syscall(number, nothing, 0, nothing, 0, nothing) };
+    done != -1 || !matches!(Errno::last(), Errno::ENOSYS | Errno::EPERM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_agrees_with_what_is_chosen() {
+        let (facts, survey) = (Facts::detect(), survey());
+        assert_eq!(survey["pidfd"], facts.pidfd);
+        // Whoever has the newest of a family has the older ones.
+        assert!(!survey["detached_mounts"] || survey["move_mount"]);
+        assert!(!survey["openat2"] || survey["renameat2"]);
     }
 }

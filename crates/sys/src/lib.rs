@@ -10,6 +10,7 @@ mod execute;
 pub mod facts;
 pub mod fd;
 pub mod hook;
+pub mod idmapped;
 pub mod launch;
 pub mod lsm;
 pub mod mount;

@@ -288,7 +288,14 @@ fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
 pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: no memory is passed.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    check(opened, || format!("pidfd_open({pid}, 0)")).map(|fd| own(fd as RawFd))
+    match check(opened, || format!("pidfd_open({pid}, 0)")) {
+        // A number without a process behind it: of a process that is just being reaped, or of a thread. Since 6.16 the
+        // kernel says ENOENT for it.
+        Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::ENOENT) => {
+            Err(Error::new(error.call(), Errno::ESRCH))
+        }
+        opened => opened.map(|fd| own(fd as RawFd)),
+    }
 }
 
 /// Field 22 of /proc/PID/stat. ESRCH when there is no such process.
@@ -310,4 +317,17 @@ fn proc_stat(pid: i32) -> Result<(char, u64)> {
     let state = fields.next().and_then(|state| state.chars().next()).ok_or_else(gone)?;
     let start = fields.nth(18).and_then(|start| start.parse().ok()).ok_or_else(gone)?;
     Ok((state, start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_no_process_is_nobody() {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| PidFd::open(nix::unistd::gettid().as_raw()).unwrap_err().errno());
+            assert_eq!(thread.join().unwrap(), Errno::ESRCH);
+        });
+    }
 }

@@ -29,8 +29,72 @@ pub const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 /// A compiled filter. `load()` is one system call and allocates nothing: it is the child's last step before execve.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Filter {
+    #[serde(with = "digits")]
     pub program: Vec<Insn>,
     pub flags: u32,
+}
+
+/// A program in a state file: sixteen hexadecimal digits for each instruction. As a list of objects it was more than
+/// half of the file, which every command reads.
+mod digits {
+    use super::{INSNS_MAX, Insn};
+    use serde::de::{Error, SeqAccess, Visitor};
+    use serde::{Deserializer, Serializer};
+    use std::fmt::Write;
+
+    const DIGITS: usize = 16;
+
+    pub(super) fn serialize<S: Serializer>(program: &[Insn], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(program.len() * DIGITS);
+        for Insn { code, jt, jf, k } in program {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{code:04x}{jt:02x}{jf:02x}{k:08x}");
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Insn>, D::Error> {
+        deserializer.deserialize_any(Program)
+    }
+
+    struct Program;
+
+    impl<'de> Visitor<'de> for Program {
+        type Value = Vec<Insn>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a BPF program")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            let invalid = || E::custom("a BPF program that is no whole number of instructions");
+            if !text.len().is_multiple_of(DIGITS) || text.len() / DIGITS > INSNS_MAX || !text.is_ascii() {
+                return Err(invalid());
+            }
+            let numbers = text.as_bytes().chunks(DIGITS).map(|digits| {
+                let digits = digits.iter().try_fold(0u64, |number, digit| {
+                    char::from(*digit).to_digit(16).map(|digit| number << 4 | u64::from(digit))
+                });
+                digits.ok_or_else(invalid)
+            });
+            let insn = |number: u64| Insn {
+                code: (number >> 48) as u16,
+                jt: (number >> 40) as u8,
+                jf: (number >> 32) as u8,
+                k: number as u32,
+            };
+            numbers.map(|number| number.map(insn)).collect()
+        }
+
+        /// As it was written before.
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut program = Vec::new();
+            while let Some(insn) = list.next_element()? {
+                program.push(insn);
+            }
+            Ok(program)
+        }
+    }
 }
 
 impl Filter {
@@ -101,3 +165,23 @@ pub fn ptrace_is_filtered() -> bool {
 }
 
 const _: () = assert!(size_of::<Insn>() == size_of::<libc::sock_filter>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_kept_as_digits_and_read_in_its_older_form_too() {
+        let insn = Insn { code: 0x15, jt: 1, jf: 255, k: 0xc000_003e };
+        let filter = Filter { program: vec![insn, Insn::default()], flags: 4 };
+        let text = serde_json::to_string(&filter).unwrap();
+        assert_eq!(text, r#"{"program":"001501ffc000003e0000000000000000","flags":4}"#);
+        assert_eq!(serde_json::from_str::<Filter>(&text).unwrap(), filter);
+        let older =
+            r#"{"program":[{"code":21,"jt":1,"jf":255,"k":3221225534},{"code":0,"jt":0,"jf":0,"k":0}],"flags":4}"#;
+        assert_eq!(serde_json::from_str::<Filter>(older).unwrap(), filter);
+        for damaged in [r#"{"program":"0015","flags":0}"#, r#"{"program":"zz1501ffc000003e","flags":0}"#] {
+            assert!(serde_json::from_str::<Filter>(damaged).is_err(), "{damaged}");
+        }
+    }
+}

@@ -142,8 +142,8 @@ fn library(bench: &mut Bench, rounds: usize, samples: &mut Vec<Sample>) {
                         exec_once(bench, &container, &mut pool);
                         None
                     }),
-                    // A whole life is dear; a fourth of the rounds is enough.
-                    _ if number % 4 == 0 || gap_ms == 1000 => life(bench, &mut round),
+                    // A whole life is dear; a part of the rounds is enough.
+                    _ if number % if gap_ms < 1000 { 4 } else { 2 } == 0 => life(bench, &mut round),
                     _ => {}
                 }
             }
@@ -252,7 +252,8 @@ fn commands(bench: &mut Bench, rounds: usize, samples: &mut Vec<Sample>) {
         })
         .collect();
     for gap_ms in GAPS_MS {
-        let (counted, _) = rounds_of(gap_ms, rounds);
+        // A second before each of 18 commands: a few rounds must do.
+        let counted = if gap_ms < 1000 { rounds_of(gap_ms, rounds).0 } else { rounds.div_ceil(8) };
         let warm_up = if gap_ms == 0 { 2 } else { 0 };
         for number in 0..counted + warm_up {
             let mut taken = Vec::new();

@@ -603,7 +603,7 @@ pub fn pods_below(layout: &Layout, root: &str) -> Result<Vec<String>, CgroupErro
     Ok(uids.into_iter().collect())
 }
 
-fn version_of(layout: &Layout, controller: &str) -> Version {
+pub(crate) fn version_of(layout: &Layout, controller: &str) -> Version {
     if layout.is_v2() || (layout.v1_hierarchy(controller).is_none() && layout.unified_has(controller)) {
         Version::V2
     } else {

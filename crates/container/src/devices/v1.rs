@@ -184,9 +184,11 @@ pub(super) fn apply(dir: &Path, rules: &[Rule]) -> Result<(), DeviceError> {
     }
     let in_use = !files::processes(dir)?.is_empty();
     let changes = if in_use { transition(&now, &then) } else { changes };
+    let (allow, deny) = (dir.join("devices.allow"), dir.join("devices.deny"));
+    let (allow, deny) = (files::ControlFile::open(allow)?, files::ControlFile::open(deny)?);
     for change in &changes {
-        let file = dir.join(if change.allow { "devices.allow" } else { "devices.deny" });
-        match files::write(&file, &change.to_string()) {
+        let file = if change.allow { &allow } else { &deny };
+        match file.write(&change.to_string()) {
             Ok(()) => {}
             Err(error) if error.errno() == Errno::EPERM && (change.optional || in_user_namespace()) => {}
             Err(error) => return Err(error.into()),

@@ -242,12 +242,17 @@ enum Width {
 /// A profile of random rules in which no call can match two rules with different actions: there libseccomp promises no
 /// order.
 fn random_profile(random: &mut Random, rules_max: usize, width: Width) -> LinuxSeccomp {
-    let names: Vec<&str> =
-        TABLE.iter().filter(|(_, row)| row[0] != -1 && row[0] < 451).map(|(name, _)| *name).collect();
+    // write cannot be asked about.
+    let names: Vec<&str> = TABLE
+        .iter()
+        .filter(|(name, row)| row[0] != -1 && row[0] < 451 && *name != "write")
+        .map(|(name, _)| *name)
+        .collect();
     let values = [0, 1, 7, 38, 0xffff, 0x7e02_0000, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0001, u64::MAX, 1 << 63];
     let values = if width == Width::Narrow { &values[..7] } else { &values[..] };
     let ops = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
-    let actions = ["ALLOW", "ERRNO", "TRAP", "LOG", "TRACE", "KILL_PROCESS", "KILL_THREAD"];
+    let defaults = ["ALLOW", "ERRNO", "TRAP", "LOG", "TRACE", "KILL_PROCESS", "KILL_THREAD"];
+    let actions = [&defaults[..], &["KILL", "NOTIFY"]].concat();
     let mut syscalls = Vec::new();
     let mut used = BTreeSet::new();
     for _ in 0..random.below(40) {
@@ -275,12 +280,13 @@ fn random_profile(random: &mut Random, rules_max: usize, width: Width) -> LinuxS
             syscalls.push(rule);
         }
     }
-    let default = random.of(&actions);
+    let default = random.of(&defaults);
     let arches: &[&str] =
         if width == Width::Wide { &["X86_64", "AARCH64"] } else { &["X86", "X32", "AARCH64", "ARM", "X86_64"] };
     let listed: Vec<String> =
         arches.iter().filter(|_| random.below(2) == 0).map(|arch| format!("SCMP_ARCH_{arch}")).collect();
-    profile(json!({"defaultAction": format!("SCMP_ACT_{default}"), "architectures": listed, "syscalls": syscalls}))
+    profile(json!({"defaultAction": format!("SCMP_ACT_{default}"), "architectures": listed, "syscalls": syscalls,
+        "listenerPath": "/run/agent"}))
 }
 
 fn check(profile: &LinuxSeccomp, random: &mut Random) {
@@ -377,9 +383,23 @@ fn known_to_the_oracle(mut profile: LinuxSeccomp) -> LinuxSeccomp {
     profile
 }
 
+/// libseccomp 2.5.4 sometimes goes from the test of an architecture to those of the number without loading it: what it
+/// compares then is the architecture. (First seen for get_thread_area with a condition, beside unconditional rules for
+/// greater numbers.) Such a program answers nothing.
+fn forgets_the_number(program: &[Insn]) -> bool {
+    program.iter().enumerate().any(|(at, insn)| {
+        let is_architecture = insn.code == 0x15 && AUDITS[..4].contains(&insn.k);
+        is_architecture
+            && program.get(at + 1 + usize::from(insn.jt)).is_some_and(|next| (next.code, next.k) != (0x20, 0))
+    })
+}
+
 fn compare_with_libseccomp(oracle: &Path, profile: &LinuxSeccomp, random: &mut Random) {
     let ours = compile(profile, &Kernel::NEWEST).unwrap().program;
     let theirs = libseccomp(oracle, profile);
+    if forgets_the_number(&theirs) {
+        return check(profile, random);
+    }
     let reference = Reference::new(profile);
     for call in calls(profile, random) {
         let (our_answer, _) = run(&ours, &call);
@@ -414,8 +434,12 @@ fn libseccomp_answers_the_same_for_random_profiles() {
     }
     let directory = tempfile::tempdir().unwrap();
     let Some(oracle) = oracle(directory.path()) else { return };
-    let mut random = Random(0x1234_5678_9abc_def1);
-    for round in 0..40 {
+    // `scripts/test --all` says how many, from a seed of its own.
+    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    let (rounds, seed) =
+        (number("KILLICK_ROUNDS").unwrap_or(40), number("KILLICK_SEED").unwrap_or(0x1234_5678_9abc_def1));
+    let mut random = Random(seed | 1);
+    for round in 0..rounds {
         let width = if round % 2 == 0 { Width::Narrow } else { Width::Wide };
         let profile = known_to_the_oracle(random_profile(&mut random, 1, width));
         compare_with_libseccomp(&oracle, &profile, &mut random);

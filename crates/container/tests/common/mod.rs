@@ -25,8 +25,12 @@ pub fn soon() -> Instant {
 /// Runs the test in a child with one thread and a mount namespace of its own; fails if it fails, or leaves processes or
 /// mounts.
 pub fn isolated(test: impl FnOnce()) {
+    isolated_for(Duration::from_secs(150), test);
+}
+
+pub fn isolated_for(limit: Duration, test: impl FnOnce()) {
     assert!(nix::unistd::geteuid().is_root(), "kernel tests need root");
-    let worker = killick_sys::spawn::worker(Duration::from_secs(150), || {
+    let worker = killick_sys::spawn::worker(limit, || {
         // What a test forgets falls to it, so that it can be seen.
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");

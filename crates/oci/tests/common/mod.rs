@@ -260,3 +260,12 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Whether to compare with the machine's own runc and crun (Debian's packages), which a guest does not have.
+pub fn compares(test: &str) -> bool {
+    let wanted = std::env::var_os("KILLICK_COMPARE").is_some();
+    if !wanted {
+        eprintln!("{test}: not here; it runs where KILLICK_COMPARE is set (scripts/test --all)");
+    }
+    wanted
+}

@@ -223,6 +223,9 @@ fn clean(bundle: &Path, deadline: Instant, log: &super::log::Log) {
             let _ = std::fs::remove_file(&left.socket);
         }
     }
+    if let Err(error) = killick_container::sandbox::unmount_in(&bundle.join("rootfs")) {
+        complain(&error);
+    }
     if let Err(error) = unmount_all(&bundle.join("rootfs")) {
         complain(&error);
     }

@@ -517,6 +517,9 @@ impl Shim {
             self.log.debug(&error.to_string());
         }
         reap::remove_cgroup(&task.cgroup).await?;
+        if let Err(error) = killick_container::sandbox::unmount_in(&task.bundle.join("rootfs")) {
+            self.log.warn(&error.to_string());
+        }
         if task.has_mounts {
             create::unmount(&self.log, task.bundle.join("rootfs")).await;
         }

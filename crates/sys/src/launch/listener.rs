@@ -34,6 +34,11 @@ pub(super) enum Listening {
     /// Told by the child: under this number.
     At(i32),
     Taken(OwnedFd),
+    /// The same, and the child goes on already: nothing more is said to it. (A word that it never reads would turn the
+    /// end of the channel into ECONNRESET, before what it said last.)
+    Released(OwnedFd),
+    /// With whoever answers; the child waits.
+    Given,
 }
 
 impl Child<'_> {

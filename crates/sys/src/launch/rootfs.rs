@@ -127,8 +127,10 @@ pub(super) fn step(child: &mut Child<'_>, step: &Step) -> Result<(), LaunchError
             Ok(nix::unistd::chdir("/").call(|| "chdir(/)".into())?)
         }
         Step::ReadonlyRoot => {
-            let root = open_path(Path::new("/"))?;
-            Ok(change_flags(root.as_fd(), libc::MS_RDONLY, 0)?)
+            let path = Path::new("/");
+            let root = open_path(path)?;
+            // By its name: this root may have no /proc.
+            Ok(change_flags_at(root.as_fd(), path, libc::MS_RDONLY, 0)?)
         }
         other => Err(LaunchError::Unsupported(format!("{other:?} is no step of a root"))),
     }
@@ -248,10 +250,10 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             Ok(mount::move_mount(tree.as_fd(), point.as_fd())?)
         }
         MountSource::Bind { path, verify, recursive } => {
-            let source = open_bind_source(path)?;
-            if let Some(verify) = verify {
-                same_file(source.as_fd(), child.fd(*verify))?;
-            }
+            let source = match verify {
+                Some(verify) => here_again(child.fd(*verify))?,
+                None => open_bind_source(path)?,
+            };
             if mount.propagation == Some(Propagation::Shared) {
                 must_be_shared(source.as_fd(), path)?;
             }
@@ -270,6 +272,16 @@ fn do_mount(child: &mut Child<'_>, mount: &Mount) -> Result<(), LaunchError> {
             Ok(())
         }
     }
+}
+
+/// What is open here, as this mount namespace has it: a mount of another one cannot be bound. By its name, which leads
+/// to the same file or to an error.
+fn here_again(opened: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let name = std::fs::read_link(mount::at(opened)).call(|| format!("readlink({})", describe(opened)))?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let found = nix::fcntl::open(&name, flags, Mode::empty()).call(|| format!("open({}, O_PATH)", name.display()))?;
+    same_file(found.as_fd(), opened)?;
+    Ok(found)
 }
 
 /// Where the destination is in truth, after all links of the image: a plan's words are not enough.
@@ -402,13 +414,18 @@ fn mount_inside(
 
 /// Flags of an existing mount: set and cleared, the others kept.
 pub(super) fn change_flags(mounted: BorrowedFd<'_>, set: u64, clear: u64) -> Result<()> {
+    change_flags_at(mounted, &mount::at(mounted), set, clear)
+}
+
+/// `path` leads to the same mount.
+fn change_flags_at(mounted: BorrowedFd<'_>, path: &Path, set: u64, clear: u64) -> Result<()> {
     let attr =
         MountAttr { set: mount::attributes(set), clear: mount::attributes(clear & !set), ..MountAttr::default() };
     match mount::set_attributes(mounted, false, attr) {
         Err(error) if error.errno() == Errno::ENOSYS || error.errno() == Errno::EPERM => {
             let now = mount::flags_of(mounted)?;
             let flags = (now & !clear) | set;
-            mount::change(&mount::at(mounted), libc::MS_BIND | libc::MS_REMOUNT | flags).map_err(|error| {
+            mount::change(path, libc::MS_BIND | libc::MS_REMOUNT | flags).map_err(|error| {
                 // What a more privileged user namespace has set (oci.md §1.3.4).
                 match (error.errno(), now & clear & !set) {
                     (Errno::EPERM, locked) if locked != 0 => Error::new(

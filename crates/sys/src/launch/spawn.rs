@@ -249,6 +249,7 @@ impl Launch {
 
     /// Reads what the child has told; never blocks, except to reap a child that has told its failure and ends.
     pub fn progress(&mut self) -> Progress {
+        let mut was_reset = false;
         while matches!(self.progress, Progress::Pending) || (self.gate_open && self.progress == Progress::AtGate) {
             let received = match self.bare {
                 Some(_) => bare::receive(self.channel.as_fd()),
@@ -261,6 +262,8 @@ impl Launch {
                     self.fetch_listener();
                     break;
                 }
+                // It went without reading all of ours, which is told once, before what it said last.
+                Err(error) if error.errno() == Errno::ECONNRESET && !was_reset => was_reset = true,
                 Err(error) if error.errno() == Errno::ECONNRESET => self.ended(),
                 Err(error) => self.fail(LaunchError::Call(error)),
             }
@@ -272,9 +275,15 @@ impl Launch {
     /// `listener_is_known`.
     pub fn take_listener(&mut self) -> Option<OwnedFd> {
         // The process that it speaks for must be known too.
-        let is_taken = matches!(self.listening, Listening::Taken(_)) && self.inside == Inside::Here;
+        if self.inside == Inside::Awaited {
+            return None;
+        }
         match std::mem::take(&mut self.listening) {
-            Listening::Taken(fd) if is_taken => Some(fd),
+            Listening::Taken(fd) => {
+                self.listening = Listening::Given;
+                Some(fd)
+            }
+            Listening::Released(fd) => Some(fd),
             other => {
                 self.listening = other;
                 None
@@ -282,8 +291,11 @@ impl Launch {
         }
     }
 
-    pub fn listener_is_known(&self) -> Result<(), LaunchError> {
-        Ok(Listening::release(self.channel.as_fd())?)
+    pub fn listener_is_known(&mut self) -> Result<(), LaunchError> {
+        match std::mem::take(&mut self.listening) {
+            Listening::Given => Ok(Listening::release(self.channel.as_fd())?),
+            Listening::Not | Listening::At(_) | Listening::Taken(_) | Listening::Released(_) => Ok(()),
+        }
     }
 
     /// Gives the birth up, for a reason of the caller's.
@@ -296,7 +308,12 @@ impl Launch {
         let taken = self.listening.fetch(process, self.channel.as_fd());
         // A helper bears the process only afterwards.
         let taken = match taken {
-            Ok(true) if self.inside == Inside::Awaited => Listening::release(self.channel.as_fd()),
+            Ok(true) if self.inside == Inside::Awaited => {
+                if let Listening::Taken(fd) = std::mem::take(&mut self.listening) {
+                    self.listening = Listening::Released(fd);
+                }
+                Listening::release(self.channel.as_fd())
+            }
             other => other.map(drop),
         };
         if let Err(error) = taken {
@@ -431,7 +448,7 @@ impl Launch {
     pub fn next_look(&self, deadline: Instant) -> Instant {
         match self.listening {
             Listening::At(_) => deadline.min(Instant::now() + std::time::Duration::from_millis(10)),
-            Listening::Not | Listening::Taken(_) => deadline,
+            Listening::Not | Listening::Taken(_) | Listening::Released(_) | Listening::Given => deadline,
         }
     }
 
