@@ -29,7 +29,8 @@ Kernels before 5.10 are imitated by refusing their missing calls; they are not i
 
 *v2*: the unified tree alone. *v1*: every hierarchy on its own. *v1-joint*: cpu,cpuacct and net_cls,net_prio joined, as systemd
 mounts them. *hybrid*: v1, and on the unified tree what v1 does not take. From 6.12 on Debian builds no memory and no cpuset
-controller for v1.
+controller for v1. *suites*: how many test programs that guest came to; a row with fewer than the others was run with some of
+them only, or came to its deadline.
 ";
 
 pub fn write(directory: &Path) -> Result<String, String> {

@@ -231,7 +231,7 @@ fn removal_waits_for_a_process_that_takes_its_time_and_gives_up_at_the_deadline(
     // In a cgroup below, as a container that has delegated leaves them.
     let nested =
         Cgroup::create(&tree.layout, cgroup.path().join("a/b/c"), &serde_json::from_str("{}").unwrap()).unwrap();
-    let mut child = in_cgroup(&nested, "exec sleep 1.5");
+    let mut child = in_cgroup(&nested, "exec sleep 4");
     until("the child is inside", || !cgroup.is_empty().unwrap());
     let error = cgroup.remove(Instant::now() + Duration::from_millis(100)).unwrap_err();
     assert!(error.to_string().contains("not done before the deadline"), "{error}");
@@ -473,7 +473,8 @@ fn the_counters_are_those_of_the_container() {
             assert_eq!(memory.usage.unwrap().limit, 33_554_432);
             assert_eq!(metrics.memory_oom_control.unwrap().oom_kill, 0);
             assert!(metrics.blkio.is_some());
-            cpu.total > 1_000_000 && memory.total_rss > 0 && metrics.pids.unwrap().current == 1
+            // Not total_rss: before 5.16 it is told in batches of 32 pages a processor, more than a small shell has.
+            cpu.total > 1_000_000 && memory.usage.unwrap().usage > 0 && metrics.pids.unwrap().current == 1
         }
         Metrics::V2(metrics) => {
             assert_eq!(metrics.pids.unwrap().limit, 9);

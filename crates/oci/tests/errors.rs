@@ -46,7 +46,9 @@ fn an_invalid_configuration_is_refused_and_leaves_nothing() {
     );
     check(json!({"linux": {"sysctl": {"net.no.such.key": "1"}}}), "/proc/sys/net/no/such/key");
     check(json!({"linux": {"resources": {"memory": {"limit": -5}}}}), "invalid memory value: -5");
-    check(json!({"linux": {"resources": {"unified": {"nosuch.high": "1"}}}}), "unified");
+    let is_v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let unified = if is_v2 { "cannot set nosuch.high" } else { "cannot use unified on cgroup v1" };
+    check(json!({"linux": {"resources": {"unified": {"nosuch.high": "1"}}}}), unified);
     check(
         json!({"mounts": [{"destination": "/proc/sys", "type": "tmpfs", "source": "x"}]}),
         "\"/proc/sys\" cannot be mounted because it is inside /proc",
