@@ -97,7 +97,11 @@ impl Cgroup {
             resources: wanted,
         };
         let warnings = manager.start(request, deadline)?;
-        if let Some(pid) = start.pid.filter(|_| !unit.is_slice()) {
+        if let Some(pid) = start.pid.filter(|_| !unit.is_slice())
+            && let Err(misplaced) = self.check_place(&unit, pid)
+        {
+            // The place is the error to tell, whatever systemd says to a second try.
+            manager.attach(&unit, pid, deadline).map_err(|_| misplaced)?;
             self.check_place(&unit, pid)?;
         }
         // Without processes systemd does not make a cgroup in every hierarchy; with them, where it has controllers.

@@ -259,6 +259,15 @@ impl Manager {
         self.reset_failed(&unit.name, deadline)
     }
 
+    /// Puts a process into a scope that is there without it (238 and later): systemd forgets the processes of a start that
+    /// it has interrupted to execute itself anew.
+    pub fn attach(&mut self, unit: &Unit, pid: i32, deadline: Instant) -> Result<(), SystemdError> {
+        let pids = u32::try_from(pid).map(Value::U32).into_iter().collect();
+        let body = vec![Value::text(&unit.name), Value::text(""), Value::Array { of: "u".into(), items: pids }];
+        self.again(MANAGER, MANAGER_PATH, "AttachProcessesToUnit", body, deadline)?;
+        Ok(())
+    }
+
     /// A unit that has not failed, or is not there, needs no reset.
     fn reset_failed(&mut self, unit: &str, deadline: Instant) -> Result<(), SystemdError> {
         match self.again(MANAGER, MANAGER_PATH, "ResetFailedUnit", vec![Value::text(unit)], deadline) {
