@@ -21,8 +21,8 @@ fn confined(profile: &str) -> Bundle {
 
 #[test]
 fn an_apparmor_profile_confines_the_program_and_what_is_added() {
-    if !has_apparmor() {
-        eprintln!("an_apparmor_profile…: this kernel has no AppArmor; scripts/vm-lsm runs it in a guest");
+    if !has_apparmor() || std::env::var_os("KILLICK_LSM").is_none() {
+        println!("not here: the profile {PROFILE} is not loaded; scripts/vm-lsm does it in a guest");
         return;
     }
     let current = format!("{PROFILE} (enforce)\n");

@@ -122,25 +122,26 @@ mod tests {
             println!("not here: this kernel has no mount that could be handed over (5.2)");
             return;
         }
-        struct Ended(std::process::Child);
+        struct Ended(std::process::Child, i32);
         impl Drop for Ended {
             fn drop(&mut self) {
-                let _ = self.0.kill();
+                // busybox's unshare knows no --kill-child.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.1), nix::sys::signal::Signal::SIGKILL);
                 let _ = self.0.wait();
             }
         }
         let null = std::process::Stdio::null;
         let child = std::process::Command::new("unshare")
-            .args(["--pid", "--fork", "--mount-proc", "--kill-child", "sleep", "60"])
+            .args(["-p", "-f", "--mount-proc", "sleep", "60"])
             .stdin(null())
             .stdout(null())
             .stderr(null())
             .spawn();
-        let child = Ended(child.unwrap());
+        let mut child = child.unwrap();
         let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
         let pid = loop {
-            assert!(std::time::Instant::now() < until);
-            let children = format!("/proc/{0}/task/{0}/children", child.0.id());
+            assert!(std::time::Instant::now() < until, "{:?}", child.try_wait());
+            let children = format!("/proc/{0}/task/{0}/children", child.id());
             let pid = std::fs::read_to_string(children).unwrap().trim().parse::<i32>();
             if let Ok(pid) = pid
                 && std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n"
@@ -148,6 +149,7 @@ mod tests {
                 break pid;
             }
         };
+        let _ended = Ended(child, pid);
         let namespace = ns::open_of(pid, NamespaceKind::Pid).unwrap();
         let first = |tree: &OwnedFd| {
             let opened = crate::path::open_in_root(tree.as_fd(), Path::new("1/comm"), OFlag::O_RDONLY).unwrap();
