@@ -115,6 +115,10 @@ mod tests {
     /// In a mount namespace of its own. Both ways give the same.
     #[test]
     fn layers_of_root_are_the_mapped_roots() {
+        if !crate::facts::Facts::detect().detached_mounts {
+            println!("not here: this kernel has no id-mapped mounts (5.12)");
+            return;
+        }
         for way in [overlay as Way, by_scratch as Way] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().to_owned();
