@@ -66,7 +66,13 @@ impl PidFd {
     pub fn open(pid: i32) -> Result<Self> {
         let fd = match pidfd_open(pid) {
             Ok(fd) => Some(fd),
-            Err(error) if error.is_refused() => None,
+            Err(error) if error.is_refused() => {
+                // What a pidfd refuses by itself.
+                if !is_process(pid) {
+                    return Err(Error::new(format!("open(/proc/{pid}/status)"), Errno::ESRCH));
+                }
+                None
+            }
             Err(error) => return Err(error),
         };
         let start_time = OnceLock::from(start_time(pid)?);
@@ -296,6 +302,13 @@ pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd> {
         }
         opened => opened.map(|fd| own(fd as RawFd)),
     }
+}
+
+/// Not a thread, whose directory /proc has too.
+fn is_process(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    leader.is_some_and(|leader| leader.trim().parse() == Ok(pid))
 }
 
 /// Field 22 of /proc/PID/stat. ESRCH when there is no such process.
