@@ -59,6 +59,11 @@ pub enum ResourceError {
 
 /// The writes that make `resources` true, in order. `version` says which interface carries a controller.
 pub fn plan(resources: &LinuxResources, version: impl Fn(&str) -> Version) -> Result<Vec<Write>, ResourceError> {
+    // Wrong also where v2 has no such file.
+    let swappiness = resources.memory().as_ref().and_then(|memory| memory.swappiness());
+    if let Some(swappiness) = swappiness.filter(|swappiness| *swappiness > 100) {
+        return Err(ResourceError::Swappiness(swappiness));
+    }
     let mut plan = Plan { writes: Vec::new(), version: &version };
     if let Some(cpu) = resources.cpu() {
         plan.cpuset(cpu);
@@ -225,9 +230,6 @@ impl Plan<'_> {
             self.one("memory", "memory.kmem.tcp.limit_in_bytes", tcp, Tolerate::Refused);
         }
         if let Some(swappiness) = memory.swappiness() {
-            if swappiness > 100 {
-                return Err(ResourceError::Swappiness(swappiness));
-            }
             self.one("memory", "memory.swappiness", swappiness, Tolerate::Nothing);
         }
         if memory.use_hierarchy() == Some(true) {
@@ -530,7 +532,9 @@ mod tests {
             assert_eq!(lines(json, Version::V1).unwrap_err(), message);
             assert_eq!(lines(json, Version::V2).unwrap_err(), message);
         }
-        assert!(lines(r#"{"memory":{"swappiness":101}}"#, Version::V1).unwrap_err().contains("101"));
+        for version in [Version::V1, Version::V2] {
+            assert!(lines(r#"{"memory":{"swappiness":101}}"#, version).unwrap_err().contains("101"));
+        }
     }
 
     #[test]

@@ -52,8 +52,9 @@ fn a_device_of_the_host_becomes_the_containers_with_its_addresses() {
         "linux": {"netDevices": {"kd0": {"name": "eth7"}}, "sysctl": {"net/ipv4/conf/eth7/forwarding": "1"}},
     }));
     std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/ip")).unwrap();
-    let before = "ip link add kd0 mtu 1400 type veth peer name kdp && ip addr add 10.9.8.7/24 dev kd0 && \
-                  ip -6 addr add fd00:9::7/64 dev kd0 && ip link set kd0 up";
+    // Not busybox's, which its shell prefers and which knows no peer.
+    let before = "/bin/ip link add kd0 mtu 1400 type veth peer name kdp && /bin/ip addr add 10.9.8.7/24 dev kd0 && \
+                  /bin/ip -6 addr add fd00:9::7/64 dev kd0 && /bin/ip link set kd0 up";
     let shown = run_after(&bundle, &["unshare", "-n"], before).ok();
     for words in ["mtu 1400", ",UP", "inet 10.9.8.7/24", "inet6 fd00:9::7/64"] {
         assert!(shown.contains(words), "no {words:?} in {shown}");

@@ -522,6 +522,11 @@ fn a_container_changes_nothing_of_its_cgroups() {
 /// CVE-2023-25173: the caller's groups are not the container's.
 #[test]
 fn the_callers_supplementary_groups_do_not_reach_the_container() {
+    let help = std::process::Command::new("setpriv").arg("--help").output().unwrap();
+    if !String::from_utf8_lossy(&help.stdout).contains("--groups") {
+        println!("not here: busybox's setpriv gives no groups; it runs on the host");
+        return;
+    }
     let bundle = Bundle::shell("id -G");
     let path = bundle.path().to_str().unwrap().to_owned();
     let mut command = std::process::Command::new("setpriv");

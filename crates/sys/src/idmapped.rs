@@ -139,7 +139,17 @@ mod tests {
                 let namespace = create(&Maps { uid: map(100_000), gid: map(200_000) }).unwrap();
                 let lowers = [below("high"), below("low")];
                 let (upper, work) = (below("upper"), below("work"));
-                let made = way(&lowers, Some((&upper, &work)), namespace.as_fd(), &below("scratch")).unwrap();
+                const TMPFS_MAGIC: i64 = 0x0102_1994;
+                let made = match way(&lowers, Some((&upper, &work)), namespace.as_fd(), &below("scratch")) {
+                    Err(error)
+                        if error.errno() == nix::errno::Errno::EINVAL
+                            && nix::sys::statfs::statfs(&path).unwrap().filesystem_type().0 == TMPFS_MAGIC =>
+                    {
+                        println!("not here: this kernel does not id-map tmpfs (6.3)");
+                        return Ok(());
+                    }
+                    made => made.unwrap(),
+                };
                 mount::move_mount_to(made.as_fd(), &below("root")).unwrap();
                 let owner = |name: &str| {
                     let found = std::fs::metadata(below("root").join(name)).unwrap();
