@@ -107,9 +107,12 @@ fn ids_and_places_are_checked_first() {
 fn what_is_not_supported_says_so() {
     let bundle = Bundle::new(json!({}));
     let path = bundle.path().to_str().unwrap();
-    bundle
-        .oci(&["--systemd-cgroup", "create", "-b", path, &bundle.id])
-        .fails("systemd cgroup flag passed, but systemd support for managing cgroups is not available");
+    // Where systemd runs the host, the path's form is what is wrong.
+    let text = match std::path::Path::new("/run/systemd/system").exists() {
+        true => "expected cgroupsPath to be of format",
+        false => "systemd cgroup flag passed, but systemd support for managing cgroups is not available",
+    };
+    bundle.oci(&["--systemd-cgroup", "create", "-b", path, &bundle.id]).fails(text);
     bundle.oci(&["--cgroup-manager", "disabled", "list"]).fails("is not supported: cgroupfs or systemd");
     bundle.oci(&["--log-format", "xml", "list"]).fails("invalid log-format: xml");
 }
