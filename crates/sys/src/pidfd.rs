@@ -142,7 +142,8 @@ impl PidFd {
         match sent {
             Ok(_) => Ok(true),
             Err(error) if error.errno() == Errno::ESRCH => Ok(false),
-            Err(error) if error.errno() == Errno::ENOSYS => {
+            // Missing, or refused by a filter; a process that is not ours to signal is refused once more.
+            Err(error) if error.is_refused() => {
                 self.kill_verified(signal).map(|_| true).or_else(|error| match error.errno() {
                     Errno::ESRCH => Ok(false),
                     _ => Err(error),

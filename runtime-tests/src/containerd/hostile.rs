@@ -72,6 +72,16 @@ struct Kill {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct Close {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    exec_id: String,
+    #[prost(bool, tag = "3")]
+    stdin: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct Exec {
     #[prost(string, tag = "1")]
     id: String,
@@ -225,6 +235,17 @@ fn wrong_states(world: &World) -> Result<(), String> {
     refused(client.call("Kill", &kill("e", 9)), NOT_FOUND, "a signal for what has ended")?;
     client.call("Delete", &of("one", "e")).map_err(|(_, why)| why)?;
     refused(client.call("Delete", &of("one", "e")), NOT_FOUND, "a second delete")?;
+    // One that cannot be started: its waiters are let go, and it can be deleted.
+    let none = br#"{"args":["nosuch"],"cwd":"/","user":{"uid":0,"gid":0},"env":["PATH=/bin"]}"#;
+    let none = Some(Any { type_url: String::new(), value: none.to_vec() });
+    client.call("Exec", &exec("n", none)).map_err(|(_, why)| why)?;
+    client.call("CloseIO", &Close { id: "one".into(), exec_id: "n".into(), stdin: true }).map_err(|(_, why)| why)?;
+    let mut waiter = Client::connect(&daemon.shim_socket("default", "one")?)?;
+    waiter.send("containerd.task.v2.Task", "Wait", &of("one", "n"))?;
+    let why = client.call("Start", &of("one", "n")).err().ok_or("what is not there was started")?.1;
+    ensure!(why.contains("executable file not found in $PATH"), "{why}");
+    waiter.receive()?;
+    client.call("Delete", &of("one", "n")).map_err(|(_, why)| why)?;
     // After all that it still lives.
     let state = client.call("State", &of("one", "")).map_err(|(_, why)| why)?;
     ensure_eq!(State::decode(state.as_slice()).map_err(|e| e.to_string())?.status, 2);

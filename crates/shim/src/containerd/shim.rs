@@ -44,6 +44,8 @@ pub const TASK_V3: &str = "containerd.task.v3.Task";
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 const FREEZE_LOOK: Duration = Duration::from_millis(2);
+/// The code of an exec that could not be started.
+const NEVER_RAN: u32 = 255;
 /// Execs of one container that containerd has not deleted.
 const EXECS_MAX: usize = 4096;
 /// How long a shim without containers stays after a Shutdown that came too early.
@@ -213,6 +215,7 @@ impl Shim {
         task.may_exec().map_err(precondition)?;
         let busy = Busy::new(task);
         exec.phase.set(Phase::Starting);
+        exec.exit.send_replace(None);
         match self.birth_of_exec(task, exec).await {
             Ok(pid) => {
                 exec.phase.set(Phase::Running);
@@ -227,6 +230,8 @@ impl Shim {
             }
             Err(status) => {
                 exec.phase.set(Phase::Created);
+                // Whoever waits for it waits for nothing.
+                exec.exit.send_replace(Some(Exit { status: NEVER_RAN, at: super::clock::now() }));
                 if let Some(io) = exec.io.borrow_mut().take() {
                     io.close();
                 }
@@ -245,6 +250,12 @@ impl Shim {
         let spec = exec.spec.borrow().clone().ok_or_else(|| precondition("the process was started already"))?;
         let container = task.container.borrow().clone().ok_or_else(|| precondition("container not running"))?;
         let (io, stdio) = Io::open(&exec.names).map_err(|why| Status::new(Code::InvalidArgument, why))?;
+        if exec.stdin_closed.get() {
+            io.close_stdin();
+        }
+        if let Some((columns, rows)) = exec.size.get() {
+            io.resize(columns, rows).map_err(unknown)?;
+        }
         *exec.io.borrow_mut() = Some(Rc::clone(&io));
         let leaf = Rc::new(task.leafs.borrow_mut().acquire().map_err(unknown)?);
         *exec.leaf.borrow_mut() = Some(Rc::clone(&leaf));
@@ -644,6 +655,7 @@ impl Shim {
             "ResizePty" => {
                 let request: ResizePtyRequest = decode(payload)?;
                 let (_, process) = self.process(&request.id, &request.exec_id)?;
+                process.size.set(Some((request.width, request.height)));
                 let io = process.io.borrow().clone();
                 let done = io.map_or(Ok(()), |io| io.resize(request.width, request.height));
                 done.map(nothing).map_err(unknown)
@@ -651,9 +663,10 @@ impl Shim {
             "CloseIO" => {
                 let request: CloseIoRequest = decode(payload)?;
                 let (_, process) = self.process(&request.id, &request.exec_id)?;
-                let io = process.io.borrow().clone();
-                if let Some(io) = io.filter(|_| request.stdin) {
-                    io.close_stdin();
+                if request.stdin {
+                    process.stdin_closed.set(true);
+                    let io = process.io.borrow().clone();
+                    io.iter().for_each(|io| io.close_stdin());
                 }
                 Ok(nothing(()))
             }

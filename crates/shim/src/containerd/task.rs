@@ -48,6 +48,9 @@ pub struct Process {
     /// Its start event is in the queue, or there will be none.
     pub told: watch::Sender<bool>,
     pub io: RefCell<Option<Rc<Io>>>,
+    /// Asked for before there were streams.
+    pub stdin_closed: Cell<bool>,
+    pub size: Cell<Option<(u32, u32)>>,
     /// By which signals go; from its birth to its end.
     pub pidfd: RefCell<Option<Rc<PidFd>>>,
     /// An exec's, until it is started.
@@ -65,6 +68,8 @@ impl Process {
             exit: watch::Sender::new(None),
             told: watch::Sender::new(false),
             io: RefCell::default(),
+            stdin_closed: Cell::new(false),
+            size: Cell::new(None),
             pidfd: RefCell::default(),
             spec: RefCell::default(),
             leaf: RefCell::default(),
