@@ -120,7 +120,8 @@ pub fn ignored(resources: &LinuxResources, version: impl Fn(&str) -> Version) ->
     let (memory, network, io) = (resources.memory(), resources.network(), resources.block_io());
     let memory = memory.as_ref().map(|memory| {
         [
-            ("memory.swappiness", memory.swappiness().is_some()),
+            // One that is wrong is refused.
+            ("memory.swappiness", memory.swappiness().is_some_and(|swappiness| swappiness <= 100)),
             ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
             ("memory.kernel", memory.kernel().is_some_and(|limit| limit != 0)),
             ("memory.kernelTCP", memory.kernel_tcp().is_some_and(|limit| limit != 0)),
