@@ -77,26 +77,32 @@ fn has_threads() -> bool {
     std::fs::metadata("/proc/self/task").map_or(true, |task| task.nlink() > 3)
 }
 
-const CLONE_INTO_CGROUP: u64 = 1 << 33;
+pub(crate) const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// clone3's argument: VER2 of the structure, 88 bytes; older kernels take it while the tail is zero.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct CloneArgs {
+    pub(crate) flags: u64,
+    pub(crate) pidfd: u64,
+    pub(crate) child_tid: u64,
+    pub(crate) parent_tid: u64,
+    pub(crate) exit_signal: u64,
+    pub(crate) stack: u64,
+    pub(crate) stack_size: u64,
+    pub(crate) tls: u64,
+    pub(crate) set_tid: u64,
+    pub(crate) set_tid_size: u64,
+    pub(crate) cgroup: u64,
+}
+
+impl CloneArgs {
+    /// VER0, up to `tls`: what the first kernels with clone3 know.
+    pub(crate) const VER0_BYTES: usize = 64;
+}
 
 #[allow(unsafe_code)]
 fn clone3(how: Birth<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<Born> {
-    /// Through `cgroup`: VER2 of the structure, 88 bytes; older kernels take it while the tail is zero.
-    #[repr(C)]
-    #[derive(Default)]
-    struct CloneArgs {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-        set_tid: u64,
-        set_tid_size: u64,
-        cgroup: u64,
-    }
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     let mut names = Vec::new();

@@ -21,6 +21,7 @@ use crate::pidfd::PidFd;
 use crate::schedule;
 use crate::seccomp;
 use crate::signal;
+use crate::spawn::{CLONE_INTO_CGROUP, CloneArgs};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -572,7 +573,6 @@ fn command(plan: &Plan) -> Option<(&[String], &[String])> {
 }
 
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
-const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 impl Bare<'_> {
     /// The child, or why the kernel made none. Where it is not taken into the cgroup it enters it itself.
@@ -591,22 +591,6 @@ impl Bare<'_> {
 
 /// `orders` lie on the stack, which the child has, and point into the arena, which it has too.
 fn clone(orders: Orders, cgroup: Option<BorrowedFd<'_>>) -> Result<PidFd, Errno> {
-    /// VER2 of the structure.
-    #[repr(C)]
-    #[derive(Default)]
-    struct CloneArgs {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-        set_tid: u64,
-        set_tid_size: u64,
-        cgroup: u64,
-    }
     let mut pidfd: RawFd = -1;
     let mut flags = libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
     if cgroup.is_some() {

@@ -14,6 +14,7 @@ use super::spawn::{GO, Report};
 use crate::error::Error;
 use crate::fd::own;
 use crate::seccomp::Filter;
+use crate::spawn::CloneArgs;
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -177,19 +178,6 @@ pub(super) fn birth(
 
 /// `orders` and the stack below `stack` lie in the arena, which the child has.
 fn bear(orders: *const Orders, stack: *mut u8) -> Result<(i32, Option<OwnedFd>), Errno> {
-    /// VER0 of the structure.
-    #[repr(C)]
-    #[derive(Default)]
-    struct CloneArgs {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-    }
     let mut pidfd: RawFd = -1;
     let flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
     // With CLONE_PARENT the exit signal is our own, and clone3 wants none.
@@ -200,8 +188,7 @@ fn bear(orders: *const Orders, stack: *mut u8) -> Result<(i32, Option<OwnedFd>),
         stack_size: STACK_BYTES as u64,
         ..CloneArgs::default()
     };
-    let size = size_of::<CloneArgs>();
-    match clone_onto_stack(libc::SYS_clone3, &raw const args as usize, size, orders) {
+    match clone_onto_stack(libc::SYS_clone3, &raw const args as usize, CloneArgs::VER0_BYTES, orders) {
         pid if pid > 0 => return Ok((pid as i32, Some(own(pidfd)))),
         error => match Errno::from_raw(-error as i32) {
             Errno::ENOSYS | Errno::EPERM => {}
