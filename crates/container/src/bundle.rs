@@ -133,11 +133,6 @@ impl BundleBirth {
         listener::progress(&mut self.launch, self.settings.listener.as_ref(), About::First)
     }
 
-    /// When to ask `progress` again though nothing was readable: before the deadline only on kernels without pidfds.
-    pub fn next_look(&self, deadline: Instant) -> Instant {
-        self.launch.next_look(deadline)
-    }
-
     /// The process that prepares the container, which in a PID namespace of others is not its first one.
     pub fn child(&self) -> Option<&PidFd> {
         self.launch.child()

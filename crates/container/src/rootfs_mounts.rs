@@ -2,6 +2,7 @@
 //! the bundle's `rootfs`, in order, and taken away again.
 
 use crate::options::{self, Options};
+use killick_sys::launch::Propagation;
 use killick_sys::mount::{self, NewFilesystem};
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
@@ -43,11 +44,10 @@ fn mount_one(wanted: &RootfsMount, rootfs: &Path) -> Result<(), String> {
     done.map_err(|error| failed(&error))?;
     if let Some(propagation) = parsed.propagation {
         let flag = match propagation {
-            killick_sys::launch::Propagation::Private => libc::MS_PRIVATE,
-            killick_sys::launch::Propagation::Slave => libc::MS_SLAVE,
-            killick_sys::launch::Propagation::Shared => libc::MS_SHARED,
-            #[allow(unreachable_patterns, reason = "kinds that a root file system has no use for")]
-            other => return Err(failed(&format!("propagation {other:?} is not supported"))),
+            Propagation::Private => libc::MS_PRIVATE,
+            Propagation::Slave => libc::MS_SLAVE,
+            Propagation::Shared => libc::MS_SHARED,
+            Propagation::Unbindable => return Err(failed(&"an unbindable root file system is not supported")),
         };
         mount::change(&at, flag).map_err(|error| failed(&error))?;
     }

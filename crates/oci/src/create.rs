@@ -12,15 +12,13 @@ use killick_container::bundle::{self as birth, BundleBirth, BundleRequest};
 use killick_container::cgroup::{Cgroup, Newborn, UnitStart};
 use killick_container::config::{Bundle, has_own_pid_namespace};
 use killick_container::hooks::{self, Kind};
-use killick_container::seccomp::cache::compile_cached;
-use killick_container::seccomp::{Filter, Kernel};
+use killick_container::seccomp::cache::filter_of;
 use killick_container::{Container, Stdio};
 use killick_sys::facts::Facts;
 use killick_sys::launch::gate_listen;
 use oci_spec::runtime::Spec;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -127,7 +125,7 @@ fn make(context: &Context, parsed: &Parsed, id: &str, detach: bool) -> Result<Ma
     let console = parsed.one("console-socket");
     stdio::check_terminal(terminal, console, detach)?;
     let passed = stdio::passed(parsed.number("preserve-fds")?)?;
-    let seccomp = seccomp(context, &spec)?;
+    let seccomp = filter_of(&context.root.path.join(SECCOMP_CACHE), &spec).map_err(|error| error.to_string())?;
 
     let dir = context.root.make(id)?;
     let mut undo = Undo { context, dir: Some(dir.clone()), cgroup: None };
@@ -249,15 +247,6 @@ fn terminal_of(spec: &Spec) -> Stdio {
 
 /// Beside the states, where no id can be: a profile is compiled once for each boot.
 const SECCOMP_CACHE: &str = ".seccomp";
-
-fn seccomp(context: &Context, spec: &Spec) -> Result<Option<Filter>, String> {
-    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else { return Ok(None) };
-    let directory = context.root.path.join(SECCOMP_CACHE);
-    // Without a cache it takes a moment longer.
-    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-    let compiled = compile_cached(&directory, profile, &Kernel::detect());
-    compiled.map(Some).map_err(|error| error.to_string())
-}
 
 /// How long a start may take: startContainer hooks are part of it.
 pub const START_DEADLINE: Duration = Duration::from_secs(600);

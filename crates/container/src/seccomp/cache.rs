@@ -5,11 +5,11 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use killick_sys::seccomp::{Filter, INSNS_MAX, Insn};
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{LinuxSeccomp, Spec};
 
 use super::{COMPILER_VERSION, Kernel, SeccompError, compile};
 
@@ -30,6 +30,14 @@ pub fn compile_cached(directory: &Path, profile: &LinuxSeccomp, kernel: &Kernel)
     let filter = compile(profile, kernel)?;
     let _ = write(&file, &key, &filter);
     Ok(filter)
+}
+
+/// The filter of a configuration, None where it has none. `directory` is made if it is missing.
+pub fn filter_of(directory: &Path, spec: &Spec) -> Result<Option<Filter>, SeccompError> {
+    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else { return Ok(None) };
+    // Without a cache it takes a moment longer.
+    let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    compile_cached(directory, profile, &Kernel::detect()).map(Some)
 }
 
 /// All that the program depends on. Compared whole, so that no two profiles can pass for each other.

@@ -72,11 +72,7 @@ fn options(given: &[u8], is_bootstrap: bool) -> RuncOptions {
     if is_bootstrap {
         return RuncOptions::default();
     }
-    let any = Any::decode(given).unwrap_or_default();
-    match any.type_url.ends_with("containerd.runc.v1.Options") {
-        true => RuncOptions::decode(any.value.as_slice()).unwrap_or_default(),
-        false => RuncOptions::default(),
-    }
+    RuncOptions::of(Any::decode(given).ok().as_ref()).unwrap_or_default()
 }
 
 fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {

@@ -11,8 +11,7 @@ use killick_container::config::{Bundle, has_own_pid_namespace};
 use killick_container::hooks::{self, Kind as Hook};
 use killick_container::rootfs_mounts::{RootfsMount, mount_all, unmount_all};
 use killick_container::sandbox::{self, SandboxRequest};
-use killick_container::seccomp::cache::compile_cached;
-use killick_container::seccomp::{Filter, Kernel};
+use killick_container::seccomp::cache::filter_of;
 use killick_container::systemd::{self, Driver};
 use killick_container::{LaunchError, Progress};
 use killick_supervisor::births::{BIRTH_DEADLINE, Birth};
@@ -60,15 +59,17 @@ pub async fn create(shim: &Rc<Shim>, request: CreateTaskRequest) -> Result<u32, 
     }
     let mounts: Vec<RootfsMount> = request.rootfs.iter().map(rootfs_mount).collect();
     let rootfs = bundle.join("rootfs");
-    let is_sandbox = Kubernetes::read(&bundle).map_err(|why| Status::new(Code::InvalidArgument, why))?.is_sandbox;
+    let spec = read(shim, &id, &bundle)?;
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let is_sandbox = Kubernetes::of(|name| annotations.get(name).cloned()).is_sandbox;
     // pause has no files: whatever image was named stays where it is.
     let has_mounts = !mounts.is_empty() && !is_sandbox;
     if has_mounts {
         mount(mounts, rootfs.clone()).await.map_err(unknown)?;
     }
     let made = match is_sandbox {
-        true => make_sandbox(shim, &request, &bundle).await,
-        false => make_container(shim, &request, &bundle, has_mounts).await,
+        true => make_sandbox(shim, &request, &bundle, spec).await,
+        false => make_container(shim, &request, &bundle, spec, has_mounts).await,
     };
     let task = match made {
         Ok(task) => task,
@@ -153,19 +154,12 @@ fn names(request: &CreateTaskRequest) -> Names {
     }
 }
 
-/// Of runc's options those that mean something here; options of another type are for other runtimes.
-fn runc_options(request: &CreateTaskRequest) -> Result<RuncOptions, Status> {
-    use prost::Message;
-    match &request.options {
-        Some(any) if any.type_url.ends_with("containerd.runc.v1.Options") => RuncOptions::decode(any.value.as_slice())
-            .map_err(|error| Status::new(Code::InvalidArgument, format!("options: {error}"))),
-        _ => Ok(RuncOptions::default()),
-    }
-}
-
-fn read(bundle: &Path) -> Result<Bundle, Status> {
+fn read(shim: &Shim, id: &str, bundle: &Path) -> Result<Spec, Status> {
     let given = bundle.to_str().ok_or_else(|| Status::new(Code::InvalidArgument, "the bundle's path is not UTF-8"))?;
-    Bundle::read(given, None).map_err(|why| Status::new(Code::InvalidArgument, why))
+    let Bundle { path: _, rootfs: _, config: _, spec, warnings } =
+        Bundle::read(given, None).map_err(|why| Status::new(Code::InvalidArgument, why))?;
+    warnings.iter().for_each(|warning| shim.log.warn(&format!("{id}: {warning}")));
+    Ok(spec)
 }
 
 /// In runc's grammar, which callers look into.
@@ -224,15 +218,6 @@ async fn place(shim: &Shim, spec: &Spec, id: &str, pid: i32, cgroup: &Cgroup) ->
     Ok(placed)
 }
 
-fn seccomp_of(shim: &Shim, spec: &Spec) -> Result<Option<Filter>, Status> {
-    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else { return Ok(None) };
-    let directory = shim.roots.seccomp_cache();
-    // Without a cache it takes a moment longer.
-    let _ = std::fs::create_dir_all(&directory);
-    let compiled = compile_cached(&directory, profile, &Kernel::detect());
-    compiled.map(Some).map_err(|error| Status::new(Code::InvalidArgument, format!("linux.seccomp: {error}")))
-}
-
 fn new_task(
     request: &CreateTaskRequest,
     bundle: &Path,
@@ -275,16 +260,17 @@ async fn make_container(
     shim: &Rc<Shim>,
     request: &CreateTaskRequest,
     bundle: &Path,
+    mut spec: Spec,
     has_mounts: bool,
 ) -> Result<Rc<Task>, Status> {
-    let options = runc_options(request)?;
-    let Bundle { path: _, rootfs: _, config: _, mut spec, warnings } = read(bundle)?;
-    warnings.iter().for_each(|warning| shim.log.warn(&format!("{}: {warning}", request.id)));
+    let options = RuncOptions::of(request.options.as_ref())
+        .map_err(|error| Status::new(Code::InvalidArgument, format!("options: {error}")))?;
     // Create's own word counts (containerd sets both).
     if let Some(process) = spec.process_mut() {
         process.set_terminal(Some(request.terminal));
     }
-    let seccomp = seccomp_of(shim, &spec)?;
+    let seccomp = filter_of(&shim.roots.seccomp_cache(), &spec)
+        .map_err(|error| Status::new(Code::InvalidArgument, format!("linux.seccomp: {error}")))?;
     let (io, stdio) = Io::open(&names(request)).map_err(|why| Status::new(Code::InvalidArgument, why))?;
     let closing = Closing(Some(Rc::clone(&io)));
     let mut cgroup = cgroup_of(shim, &spec, &request.id).await?;
@@ -435,9 +421,12 @@ pub async fn run_hooks(
     done
 }
 
-async fn make_sandbox(shim: &Rc<Shim>, request: &CreateTaskRequest, bundle: &Path) -> Result<Rc<Task>, Status> {
-    let Bundle { path: _, rootfs: _, config: _, spec, warnings } = read(bundle)?;
-    warnings.iter().for_each(|warning| shim.log.warn(&format!("{}: {warning}", request.id)));
+async fn make_sandbox(
+    shim: &Rc<Shim>,
+    request: &CreateTaskRequest,
+    bundle: &Path,
+    spec: Spec,
+) -> Result<Rc<Task>, Status> {
     let mut cgroup = cgroup_of(shim, &spec, &request.id).await?;
     let mut undo = Undo { shim, cgroup: Some(cgroup.clone()) };
     let mut left = Left::new(&cgroup, &shim.socket);

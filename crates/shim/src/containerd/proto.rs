@@ -446,6 +446,18 @@ pub struct RuncOptions {
     pub systemd_cgroup: bool,
 }
 
+impl RuncOptions {
+    /// Those that mean something here; options of another type are for other runtimes.
+    pub fn of(options: Option<&Any>) -> Result<RuncOptions, prost::DecodeError> {
+        match options {
+            Some(any) if any.type_url.ends_with("containerd.runc.v1.Options") => {
+                RuncOptions::decode(any.value.as_slice())
+            }
+            _ => Ok(RuncOptions::default()),
+        }
+    }
+}
+
 /// containerd.runtime.bootstrap (2.3 and later): what `start` gets on stdin.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct BootstrapParams {

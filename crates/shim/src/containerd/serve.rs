@@ -27,15 +27,15 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub fn serve(command_line: CommandLine) -> Result<(), String> {
     // Before anything is opened: the number is `start`'s gift.
     let listener = inherited(LISTENER_FD).ok_or("the server is started by `start`; by hand it has no socket")?;
-    let told = Log::open(&command_line.bundle, command_line.debug);
-    let done = prepare(command_line, listener);
+    let log = Rc::new(Log::open(&command_line.bundle, command_line.debug));
+    let done = prepare(command_line, &log, listener);
     if let Err(error) = &done {
-        told.error(error);
+        log.error(error);
     }
     done
 }
 
-fn prepare(command_line: CommandLine, listener: OwnedFd) -> Result<(), String> {
+fn prepare(command_line: CommandLine, log: &Rc<Log>, listener: OwnedFd) -> Result<(), String> {
     killick_sys::spawn::set_undumpable().map_err(|error| error.to_string())?;
     if !killick_sys::selfexe::is_protected().map_err(|error| error.to_string())? {
         return Err("the server runs from a file that a container could write to".into());
@@ -45,7 +45,7 @@ fn prepare(command_line: CommandLine, listener: OwnedFd) -> Result<(), String> {
     let listener = UnixListener::from(listener);
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(PathBuf::from));
     let socket = socket.ok_or("the socket has no name")?;
-    let shim = Rc::new(Shim::new(command_line, socket, crate::PAUSE)?);
+    let shim = Rc::new(Shim::new(command_line, Rc::clone(log), socket, crate::PAUSE)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, live(shim, listener))

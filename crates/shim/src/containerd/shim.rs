@@ -90,8 +90,7 @@ impl Drop for Reserved {
 }
 
 impl Shim {
-    pub fn new(command_line: CommandLine, socket: PathBuf, pause: &'static [u8]) -> Result<Shim, String> {
-        let log = Rc::new(Log::open(&command_line.bundle, command_line.debug));
+    pub fn new(command_line: CommandLine, log: Rc<Log>, socket: PathBuf, pause: &'static [u8]) -> Result<Shim, String> {
         let events = Events::new(&command_line.namespace, Rc::clone(&log));
         Ok(Shim {
             command_line,
@@ -371,7 +370,9 @@ impl Shim {
             let leaf = process.leaf.borrow().clone();
             if let Some(leaf) = leaf.filter(|_| kills) {
                 // Whatever it has started goes with it, and the pipe closes.
-                return kill_leaf(&leaf).await.map_err(unknown);
+                let mut kill = leaf.kill();
+                let step = || kill.step().map_err(|error| error.to_string());
+                return reap::until_zero("kill the processes of an exec", step).await.map_err(unknown);
             }
             return send(&process, signal);
         }
@@ -569,20 +570,6 @@ impl Shim {
             }
         });
     }
-}
-
-async fn kill_leaf(leaf: &killick_container::cgroup::Leaf) -> Result<(), String> {
-    let mut kill = leaf.kill();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    let mut pause = Duration::from_micros(200);
-    while kill.step().map_err(|error| error.to_string())? > 0 {
-        if tokio::time::Instant::now() >= deadline {
-            return Err("processes of the exec hang in the kernel".into());
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 fn send(process: &Process, signal: i32) -> Result<(), Status> {
